@@ -1,0 +1,10 @@
+//go:build goexperiment.runtimesecret
+
+package secmem
+
+import "runtime/secret"
+
+// Do runs f; afterwards the stack and the registers that f used are wiped,
+// and its heap allocations are as soon as they are garbage. In a build
+// without GOEXPERIMENT=runtimesecret it only runs f.
+func Do(f func()) { secret.Do(f) }
