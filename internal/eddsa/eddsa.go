@@ -1,0 +1,243 @@
+// Package eddsa makes and checks Ed25519 signatures (RFC 8032, section 5.1)
+// with private keys that stay in secret memory.
+//
+// crypto/ed25519 is used for verification alone: its private-key functions
+// keep copies of the expanded key on the Go heap. The signer here keeps seed,
+// scalar and prefix in one secret page, and what it derives from them on the
+// stack, inside [secmem.Do].
+package eddsa
+
+import (
+	"bytes"
+	"crypto"
+	"crypto/ed25519"
+	"crypto/sha512"
+	"errors"
+	"fmt"
+	"unsafe"
+
+	"filippo.io/edwards25519"
+
+	"github.com/InterCooperative-Network/icn-p11/internal/secmem"
+)
+
+// Sizes in bytes.
+const (
+	SeedSize      = 32
+	PublicKeySize = 32
+	SignatureSize = 64
+)
+
+// MaxContext is the length of the longest context, in bytes.
+const MaxContext = 255
+
+// Variant is one of the three signature schemes of RFC 8032, section 5.1.
+type Variant int
+
+const (
+	Pure Variant = iota // Ed25519
+	Ctx                 // Ed25519ctx
+	Ph                  // Ed25519ph
+)
+
+// Params says how a message is signed. Pure takes no context; Ctx takes one
+// that is not empty; Ph may have one.
+type Params struct {
+	Variant Variant
+	Context []byte
+}
+
+var (
+	errParams = errors.New("eddsa: context does not fit the variant")
+	errWiped  = errors.New("eddsa: the key was wiped")
+)
+
+func (p Params) check() error {
+	n := len(p.Context)
+	if n > MaxContext || p.Variant == Pure && n != 0 || p.Variant == Ctx && n == 0 {
+		return errParams
+	}
+	return nil
+}
+
+// Key is an expanded private key.
+type Key struct {
+	buf    *secmem.Buffer
+	secret *expanded // in buf
+	public [PublicKeySize]byte
+}
+
+// expanded is the layout of a key's secret page. The scalar is kept as the
+// library computes with it, so that a signature does not convert it.
+type expanded struct {
+	scalar edwards25519.Scalar
+	seed   [SeedSize]byte
+	prefix [32]byte
+}
+
+// NewKey expands a seed of 32 bytes. The seed is copied; the caller wipes its own.
+func NewKey(seed []byte) (*Key, error) {
+	if len(seed) != SeedSize {
+		return nil, fmt.Errorf("eddsa: a seed has %d bytes, not %d", SeedSize, len(seed))
+	}
+	buf, err := secmem.New(int(unsafe.Sizeof(expanded{})))
+	if err != nil {
+		return nil, err
+	}
+	// A page is aligned for any type.
+	k := &Key{buf: buf, secret: (*expanded)(unsafe.Pointer(unsafe.SliceData(buf.Bytes())))}
+	copy(k.secret.seed[:], seed)
+	secmem.Do(k.expand)
+	burnStack()
+	return k, nil
+}
+
+func (k *Key) expand() {
+	h := sha512.Sum512(k.secret.seed[:])
+	if _, err := k.secret.scalar.SetBytesWithClamping(h[:32]); err != nil {
+		panic(err) // only for a wrong length
+	}
+	copy(k.secret.prefix[:], h[32:])
+	secmem.Wipe(h[:])
+	var p edwards25519.Point
+	copy(k.public[:], p.ScalarBaseMult(&k.secret.scalar).Bytes())
+}
+
+// burnStack overwrites the part of the stack that the calls just before have
+// used. [secmem.Do] does it in builds with GOEXPERIMENT=runtimesecret.
+//
+//go:noinline
+func burnStack() {
+	var b [8 << 10]byte
+	secmem.Wipe(b[:])
+}
+
+// Public gives the public key.
+func (k *Key) Public() [PublicKeySize]byte { return k.public }
+
+// Seed writes the seed to dst, which has at least 32 bytes of secret memory.
+func (k *Key) Seed(dst []byte) { copy(dst, k.secret.seed[:]) }
+
+// Destroy wipes the key. It must not run beside Sign.
+func (k *Key) Destroy() {
+	k.secret = nil
+	k.buf.Destroy()
+}
+
+// Sign writes the signature of msg to sig, which has 64 bytes.
+func (k *Key) Sign(sig []byte, p Params, msg []byte) error {
+	if k.secret == nil {
+		return errWiped
+	}
+	if len(sig) != SignatureSize {
+		return fmt.Errorf("eddsa: a signature has %d bytes, not %d", SignatureSize, len(sig))
+	}
+	if err := p.check(); err != nil {
+		return err
+	}
+	secmem.Do(func() { k.sign(sig, p, msg) })
+	return nil
+}
+
+// sign is RFC 8032, section 5.1.6.
+func (k *Key) sign(sig []byte, p Params, msg []byte) {
+	var digest [sha512.Size]byte
+	if p.Variant == Ph {
+		digest = sha512.Sum512(msg)
+		msg = digest[:]
+	}
+	var dom [len(domPrefix) + 2 + MaxContext]byte
+	d := p.dom2(&dom)
+
+	var h [sha512.Size]byte
+	var r, c, s edwards25519.Scalar
+	var bigR edwards25519.Point
+	hash(&h, d, k.secret.prefix[:], msg)
+	mustScalar(r.SetUniformBytes(h[:]))
+	copy(sig[:32], bigR.ScalarBaseMult(&r).Bytes())
+	hash(&h, d, sig[:32], k.public[:], msg)
+	mustScalar(c.SetUniformBytes(h[:]))
+	copy(sig[32:], s.MultiplyAdd(&c, &k.secret.scalar, &r).Bytes())
+
+	secmem.Wipe(h[:])
+	r = edwards25519.Scalar{}
+}
+
+func mustScalar(_ *edwards25519.Scalar, err error) {
+	if err != nil {
+		panic(err) // only for a wrong length
+	}
+}
+
+const domPrefix = "SigEd25519 no Ed25519 collisions"
+
+// dom2 is RFC 8032, section 2: empty for pure Ed25519.
+func (p Params) dom2(buf *[len(domPrefix) + 2 + MaxContext]byte) []byte {
+	if p.Variant == Pure {
+		return nil
+	}
+	d := append(buf[:0], domPrefix...)
+	flag := byte(0)
+	if p.Variant == Ph {
+		flag = 1
+	}
+	d = append(d, flag, byte(len(p.Context)))
+	return append(d, p.Context...)
+}
+
+// hash writes SHA-512 of the parts to out, and leaves nothing of them behind:
+// short inputs are hashed from the stack, and the state that held parts of a
+// long one is overwritten.
+func hash(out *[sha512.Size]byte, parts ...[]byte) {
+	var short [1024]byte
+	n := 0
+	for _, p := range parts {
+		n += len(p)
+	}
+	if n <= len(short) {
+		b := short[:0]
+		for _, p := range parts {
+			b = append(b, p...)
+		}
+		*out = sha512.Sum512(b)
+		secmem.Wipe(b)
+		return
+	}
+	h := sha512.New()
+	for _, p := range parts {
+		h.Write(p)
+	}
+	h.Sum(out[:0])
+	h.Reset()
+	// Filling the block buffer in two steps makes the hash copy the zeros
+	// into it instead of reading them where they are.
+	h.Write(short[:1])
+	h.Write(short[1:sha512.BlockSize])
+	h.Reset()
+}
+
+// Verify tells whether sig is a signature of msg under the public key pub.
+func Verify(pub, msg, sig []byte, p Params) bool {
+	if len(pub) != PublicKeySize || len(sig) != SignatureSize || p.check() != nil {
+		return false
+	}
+	switch p.Variant {
+	case Pure:
+		return ed25519.Verify(pub, msg, sig)
+	case Ctx:
+		return ed25519.VerifyWithOptions(pub, msg, sig, &ed25519.Options{Context: string(p.Context)}) == nil
+	case Ph:
+		digest := sha512.Sum512(msg)
+		return ed25519.VerifyWithOptions(pub, digest[:], sig, &ed25519.Options{Hash: crypto.SHA512, Context: string(p.Context)}) == nil
+	}
+	return false
+}
+
+// ValidPublicKey tells whether pub is the canonical encoding of a point.
+func ValidPublicKey(pub []byte) bool {
+	if len(pub) != PublicKeySize {
+		return false
+	}
+	p, err := new(edwards25519.Point).SetBytes(pub)
+	return err == nil && bytes.Equal(p.Bytes(), pub)
+}
