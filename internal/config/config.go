@@ -1,0 +1,258 @@
+// Package config reads icn-p11.conf, the configuration that the module and
+// the icn-p11 command share.
+package config
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/pelletier/go-toml/v2"
+	"github.com/pelletier/go-toml/v2/unstable"
+)
+
+// SystemFile is read where a user has no file of his own.
+const SystemFile = "/etc/icn/icn-p11.conf"
+
+// Config is the configuration in effect.
+type Config struct {
+	DevicePath      string        // as tpm.New takes it; "" chooses the kernel's device
+	KeyHandle       uint32        // persistent handle of the storage root key
+	PlatformBinding bool          // seal to PCR values
+	PCRs            []int         // PCRs of the platform binding
+	PCRBank         string        // hash algorithm of the PCR bank
+	Attestation     bool          //
+	SealedBlobDir   string        // the store
+	AutoLockTimeout time.Duration // 0: unseal for each signature
+	ECPointEncoding string        // how CKA_EC_POINT is served: "der" or "raw"
+	FreeSlot        bool          // show an uninitialised slot for C_InitToken
+	LogLevel        slog.Level
+	LogFile         string // "" is syslog, "stderr" the host's standard error
+
+	Source string // the file that was read, "" for built-in defaults
+}
+
+// file mirrors the keys of the configuration file. Pointers tell what is
+// absent from what is zero.
+type file struct {
+	DevicePath          *string `toml:"device_path"`
+	KeyHandle           *int64  `toml:"key_handle"`
+	PlatformBinding     *bool   `toml:"platform_binding"`
+	PCRs                *[]int  `toml:"pcrs"`
+	PCRBank             *string `toml:"pcr_bank"`
+	Attestation         *bool   `toml:"attestation"`
+	SealedBlobDir       *string `toml:"sealed_blob_dir"`
+	AutoLockTimeoutSecs *int64  `toml:"auto_lock_timeout_secs"`
+	ECPointEncoding     *string `toml:"ec_point_encoding"`
+	FreeSlot            *bool   `toml:"free_slot"`
+	LogLevel            *string `toml:"log_level"`
+	LogFile             *string `toml:"log_file"`
+}
+
+// Default gives the built-in defaults.
+func Default() *Config {
+	return &Config{
+		KeyHandle:       0x81000001,
+		PCRs:            []int{0, 7},
+		PCRBank:         "sha256",
+		SealedBlobDir:   defaultStore(),
+		ECPointEncoding: "der",
+		FreeSlot:        true,
+		LogLevel:        slog.LevelWarn,
+	}
+}
+
+func defaultStore() string {
+	if os.Geteuid() == 0 {
+		return "/var/lib/icn/p11"
+	}
+	return filepath.Join(xdg("XDG_DATA_HOME", ".local/share"), "icn", "p11")
+}
+
+// xdg gives a base directory. The specification has relative values ignored.
+func xdg(env, fallback string) string {
+	if dir := os.Getenv(env); filepath.IsAbs(dir) {
+		return dir
+	}
+	home, err := os.UserHomeDir()
+	if err != nil {
+		home = "/"
+	}
+	return filepath.Join(home, fallback)
+}
+
+// Load finds and reads the configuration: $ICN_P11_CONF, else
+// $XDG_CONFIG_HOME/icn/icn-p11.conf (default ~/.config), else [SystemFile],
+// else the defaults. The file that $ICN_P11_CONF names must exist.
+func Load() (*Config, error) {
+	if name := os.Getenv("ICN_P11_CONF"); name != "" {
+		data, err := os.ReadFile(name)
+		if err != nil {
+			return nil, fmt.Errorf("configuration named by ICN_P11_CONF: %w", err)
+		}
+		return Parse(name, data)
+	}
+	for _, name := range []string{filepath.Join(xdg("XDG_CONFIG_HOME", ".config"), "icn", "icn-p11.conf"), SystemFile} {
+		data, err := os.ReadFile(name)
+		switch {
+		case err == nil:
+			return Parse(name, data)
+		case !errors.Is(err, fs.ErrNotExist):
+			return nil, fmt.Errorf("configuration: %w", err)
+		}
+	}
+	return Default(), nil
+}
+
+// Parse reads a configuration file. Errors name the file and the line.
+func Parse(name string, data []byte) (*Config, error) {
+	var f file
+	dec := toml.NewDecoder(strings.NewReader(string(data)))
+	dec.DisallowUnknownFields()
+	if err := dec.Decode(&f); err != nil {
+		return nil, located(name, err)
+	}
+	c := Default()
+	c.Source = name
+	p := parser{name: name, data: data}
+
+	set(&c.DevicePath, f.DevicePath)
+	set(&c.PlatformBinding, f.PlatformBinding)
+	set(&c.Attestation, f.Attestation)
+	set(&c.FreeSlot, f.FreeSlot)
+	set(&c.LogFile, f.LogFile)
+	if f.KeyHandle != nil {
+		p.check(*f.KeyHandle >= 0x81000000 && *f.KeyHandle <= 0x81FFFFFF, "key_handle",
+			"a persistent handle is between 0x81000000 and 0x81FFFFFF")
+		c.KeyHandle = uint32(*f.KeyHandle)
+	}
+	if f.PCRs != nil {
+		seen := map[int]bool{}
+		for _, n := range *f.PCRs {
+			p.check(n >= 0 && n <= 23 && !seen[n], "pcrs", "PCRs are numbers between 0 and 23, each given once")
+			seen[n] = true
+		}
+		p.check(len(seen) > 0, "pcrs", "at least one PCR is needed")
+		c.PCRs = *f.PCRs
+	}
+	p.choice(&c.PCRBank, f.PCRBank, "pcr_bank", "sha1", "sha256", "sha384", "sha512")
+	p.choice(&c.ECPointEncoding, f.ECPointEncoding, "ec_point_encoding", "der", "raw")
+	if f.SealedBlobDir != nil {
+		p.check(filepath.IsAbs(*f.SealedBlobDir), "sealed_blob_dir", "the path must be absolute: a module runs in any directory")
+		c.SealedBlobDir = filepath.Clean(*f.SealedBlobDir)
+	}
+	if f.AutoLockTimeoutSecs != nil {
+		const day = 86400
+		p.check(*f.AutoLockTimeoutSecs >= 0 && *f.AutoLockTimeoutSecs <= day, "auto_lock_timeout_secs", "between 0 and 86400 seconds")
+		c.AutoLockTimeout = time.Duration(*f.AutoLockTimeoutSecs) * time.Second
+	}
+	var level string
+	p.choice(&level, f.LogLevel, "log_level", "debug", "info", "warn", "error")
+	if level != "" && p.err == nil {
+		if err := c.LogLevel.UnmarshalText([]byte(level)); err != nil {
+			return nil, fmt.Errorf("%s: log_level: %w", name, err)
+		}
+	}
+	if f.LogFile != nil && c.LogFile != "" && c.LogFile != "stderr" {
+		p.check(filepath.IsAbs(c.LogFile), "log_file", `an absolute path, "stderr", or "" for syslog`)
+	}
+	if p.err != nil {
+		return nil, p.err
+	}
+	return c, nil
+}
+
+func set[T any](to *T, from *T) {
+	if from != nil {
+		*to = *from
+	}
+}
+
+// located adds the line that the TOML library found to its error.
+func located(name string, err error) error {
+	var strict *toml.StrictMissingError
+	if errors.As(err, &strict) && len(strict.Errors) > 0 {
+		line, _ := strict.Errors[0].Position()
+		return fmt.Errorf("%s:%d: unknown key %s", name, line, strings.Join(strict.Errors[0].Key(), "."))
+	}
+	var de *toml.DecodeError
+	if errors.As(err, &de) {
+		line, _ := de.Position()
+		what := strings.TrimPrefix(de.Error(), "toml: ")
+		if key := strings.Join(de.Key(), "."); key != "" {
+			what = key + ": " + what
+		}
+		return fmt.Errorf("%s:%d: %s", name, line, what)
+	}
+	return fmt.Errorf("%s: %w", name, err)
+}
+
+// parser keeps the first error about a value.
+type parser struct {
+	name string
+	data []byte
+	err  error
+}
+
+func (p *parser) check(ok bool, key, what string) {
+	if !ok && p.err == nil {
+		p.err = fmt.Errorf("%s:%d: %s: %s", p.name, p.line(key), key, what)
+	}
+}
+
+func (p *parser) choice(to, from *string, key string, values ...string) {
+	if from == nil {
+		return
+	}
+	for _, v := range values {
+		if *from == v {
+			*to = v
+			return
+		}
+	}
+	p.check(false, key, fmt.Sprintf("%q is none of %s", *from, strings.Join(values, ", ")))
+}
+
+// line finds where a top-level key is set.
+func (p *parser) line(key string) int {
+	var ast unstable.Parser
+	ast.Reset(p.data)
+	for ast.NextExpression() {
+		e := ast.Expression()
+		if e.Kind != unstable.KeyValue {
+			continue
+		}
+		for it := e.Key(); it.Next(); {
+			if k := it.Node(); string(k.Data) == key {
+				return ast.Shape(k.Raw).Start.Line
+			}
+		}
+	}
+	return 1
+}
+
+// ErrUnsupported is in what [Config.Unsupported] returns.
+var ErrUnsupported = errors.New("not supported by this version")
+
+// Unsupported tells why no token may be made under this configuration: one
+// that asks for a protection which the token would not have.
+func (c *Config) Unsupported() error {
+	for _, k := range []struct {
+		on   bool
+		name string
+		what string
+	}{
+		{c.PlatformBinding, "platform_binding", "sealing to PCR values"},
+		{c.Attestation, "attestation", "attestation"},
+	} {
+		if k.on {
+			return fmt.Errorf("%s = true in %s: %s is %w; set it to false", k.name, c.Source, k.what, ErrUnsupported)
+		}
+	}
+	return nil
+}
