@@ -1,0 +1,83 @@
+// Package swtpmtest starts a software TPM for one test.
+package swtpmtest
+
+import (
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"testing"
+	"time"
+)
+
+// TPM is a running swtpm with a state directory and a socket of its own.
+type TPM struct {
+	t   testing.TB
+	dir string
+	cmd *exec.Cmd
+}
+
+// Start starts a TPM that ends with the test. Without swtpm the test fails.
+func Start(t testing.TB) *TPM {
+	t.Helper()
+	// t.TempDir is too long for the address of a Unix socket in some tests.
+	dir, err := os.MkdirTemp("", "tpm")
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := &TPM{t: t, dir: dir}
+	t.Cleanup(func() {
+		s.Stop()
+		os.RemoveAll(dir)
+	})
+	s.start()
+	return s
+}
+
+func (s *TPM) start() {
+	s.t.Helper()
+	cmd := exec.Command("swtpm", "socket", "--tpm2", "--tpmstate", "dir="+s.dir,
+		"--server", "type=unixio,path="+s.Path(), "--ctrl", "type=unixio,path="+s.Path()+".ctrl",
+		"--flags", "not-need-init,startup-clear")
+	cmd.Stderr = os.Stderr
+	if err := cmd.Start(); err != nil {
+		s.t.Fatalf("starting swtpm (Debian package swtpm): %v", err)
+	}
+	s.cmd = cmd
+	for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(time.Millisecond) {
+		c, err := net.Dial("unix", s.Path())
+		if err == nil {
+			c.Close()
+			return
+		}
+		if time.Now().After(deadline) {
+			s.t.Fatalf("swtpm does not listen: %v", err)
+		}
+	}
+}
+
+// Stop kills the TPM, as a power failure would.
+func (s *TPM) Stop() {
+	if s.cmd != nil {
+		s.cmd.Process.Kill()
+		s.cmd.Wait()
+		s.cmd = nil
+		os.Remove(s.Path())
+		os.Remove(s.Path() + ".ctrl")
+	}
+}
+
+// Restart kills the TPM and starts it again with its state.
+func (s *TPM) Restart() {
+	s.t.Helper()
+	s.Stop()
+	s.start()
+}
+
+// Path is the data socket's; the control socket has ".ctrl" after it, where
+// libtss2 looks for it.
+func (s *TPM) Path() string { return filepath.Join(s.dir, "s") }
+
+// Device is the device_path of the TPM.
+func (s *TPM) Device() string { return fmt.Sprintf("swtpm:path=%s", s.Path()) }

@@ -1,0 +1,312 @@
+package sealstore
+
+import (
+	"crypto/rand"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// tempPrefix starts the name of everything unfinished. A writer that is killed
+// leaves it behind; the next one removes it.
+const tempPrefix = ".tmp-"
+
+// lockPatience bounds the wait for another process that holds a lock, which
+// it does for some file operations and a few TPM commands.
+const lockPatience = 60 * time.Second
+
+// racyWindow is how old a file has to be before its times can be trusted to
+// differ from those of a later version: file systems stamp with a coarse clock.
+const racyWindow = 2 * time.Second
+
+// fileID is what tells two versions of a file apart without reading it.
+type fileID struct {
+	dev, ino     uint64
+	size         int64
+	mtime, ctime unix.Timespec
+}
+
+func identify(st *unix.Stat_t) fileID {
+	return fileID{st.Dev, st.Ino, st.Size, st.Mtim, st.Ctim}
+}
+
+// settled reports that a file seen at t cannot have changed since without its
+// times showing it.
+func (f fileID) settled(t time.Time) bool {
+	c := time.Unix(f.ctime.Unix())
+	return t.Sub(c) > racyWindow
+}
+
+func retry(f func() error) error {
+	for {
+		if err := f(); err != unix.EINTR {
+			return err
+		}
+	}
+}
+
+// openDir opens the directory name relative to another; path is what messages
+// call it.
+func openDir(at int, name, path string) (*os.File, error) {
+	fd := -1
+	err := retry(func() (err error) {
+		fd, err = unix.Openat(at, name, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	return os.NewFile(uintptr(fd), path), nil
+}
+
+func statAt(dir *os.File, name string) (fileID, error) {
+	var st unix.Stat_t
+	if err := retry(func() error {
+		return unix.Fstatat(int(dir.Fd()), name, &st, unix.AT_SYMLINK_NOFOLLOW)
+	}); err != nil {
+		return fileID{}, err
+	}
+	return identify(&st), nil
+}
+
+// readAt reads a regular file of at most limit bytes.
+func readAt(dir *os.File, name string, limit int) ([]byte, fileID, error) {
+	fd := -1
+	// O_NONBLOCK: a FIFO somebody put there must not make the host wait.
+	err := retry(func() (err error) {
+		fd, err = unix.Openat(int(dir.Fd()), name, unix.O_RDONLY|unix.O_CLOEXEC|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
+		return err
+	})
+	if err == unix.ELOOP {
+		return nil, fileID{}, fmt.Errorf("%w: a symbolic link", ErrIntegrity)
+	}
+	if err != nil {
+		return nil, fileID{}, err
+	}
+	defer unix.Close(fd)
+	var st unix.Stat_t
+	if err := unix.Fstat(fd, &st); err != nil {
+		return nil, fileID{}, err
+	}
+	id := identify(&st)
+	if st.Mode&unix.S_IFMT != unix.S_IFREG {
+		return nil, id, fmt.Errorf("%w: not a regular file", ErrIntegrity)
+	}
+	if st.Size > int64(limit) {
+		return nil, id, fmt.Errorf("%w: %d bytes, at most %d are possible", ErrIntegrity, st.Size, limit)
+	}
+	p := make([]byte, st.Size)
+	for n := 0; n < len(p); {
+		m := 0
+		if err := retry(func() (err error) { m, err = unix.Read(fd, p[n:]); return err }); err != nil {
+			return nil, id, err
+		}
+		if m == 0 {
+			return p[:n], id, nil
+		}
+		n += m
+	}
+	return p, id, nil
+}
+
+// tempName names an unfinished file or directory.
+func tempName() string {
+	var b [8]byte
+	rand.Read(b[:]) // never fails since Go 1.24
+	return tempPrefix + hex.EncodeToString(b[:])
+}
+
+// writeFile stores data as dir/name so that after a crash at any instant there
+// is the old state or the new, and that the new is on the medium when it
+// returns. Unless replace is set, a file of that name stays and it fails.
+func writeFile(dir, name string, data []byte, replace bool) error {
+	temp := filepath.Join(dir, tempName())
+	f, err := os.OpenFile(temp, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(data)
+	if err == nil {
+		err = f.Sync()
+	}
+	if e := f.Close(); err == nil {
+		err = e
+	}
+	target := filepath.Join(dir, name)
+	if err == nil {
+		if replace {
+			err = os.Rename(temp, target)
+		} else {
+			err = renameNew(temp, target)
+		}
+	}
+	if err != nil {
+		os.Remove(temp)
+		return err
+	}
+	if err := syncDir(dir); err != nil {
+		if !replace {
+			// It was not reported as stored, so it must not appear either.
+			os.Remove(target)
+		}
+		return err
+	}
+	return nil
+}
+
+// renameNew renames without replacing. Where the file system cannot do that in
+// one step a hard link can, for files; the last resort is to look first, which
+// the lock that the caller holds makes safe among processes of this program.
+func renameNew(from, to string) error {
+	err := retry(func() error {
+		return unix.Renameat2(unix.AT_FDCWD, from, unix.AT_FDCWD, to, unix.RENAME_NOREPLACE)
+	})
+	if err == nil || !unsupported(err) {
+		return wrapPath("rename", to, err)
+	}
+	if err = os.Link(from, to); err == nil {
+		return os.Remove(from)
+	}
+	if errors.Is(err, fs.ErrExist) {
+		return err
+	}
+	if _, err = os.Lstat(to); err == nil {
+		return wrapPath("rename", to, unix.EEXIST)
+	}
+	return os.Rename(from, to)
+}
+
+func wrapPath(op, path string, err error) error {
+	if err == nil {
+		return nil
+	}
+	return &fs.PathError{Op: op, Path: path, Err: err}
+}
+
+// unsupported reports that the kernel or file system lacks renameat2 or a flag of it.
+func unsupported(err error) bool {
+	return err == unix.EINVAL || err == unix.ENOSYS || err == unix.EOPNOTSUPP
+}
+
+func syncDir(dir string) error {
+	f, err := os.Open(dir)
+	if err != nil {
+		return err
+	}
+	err = f.Sync()
+	// Some network file systems cannot sync a directory and need no telling.
+	if errors.Is(err, unix.EINVAL) {
+		err = nil
+	}
+	if e := f.Close(); err == nil {
+		err = e
+	}
+	return err
+}
+
+// makeDir makes a directory with its parents, durably.
+func makeDir(dir string) error {
+	if st, err := os.Stat(dir); err == nil {
+		if !st.IsDir() {
+			return wrapPath("mkdir", dir, unix.ENOTDIR)
+		}
+		return nil
+	}
+	if parent := filepath.Dir(dir); parent != dir {
+		if err := makeDir(parent); err != nil {
+			return err
+		}
+	}
+	if err := os.Mkdir(dir, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
+		return err
+	}
+	return syncDir(filepath.Dir(dir))
+}
+
+// removeTemps removes what killed writers left in dir. The caller holds the
+// lock under which all temporaries there are made.
+func removeTemps(dir string) {
+	f, err := os.Open(dir)
+	if err != nil {
+		return
+	}
+	defer f.Close()
+	for {
+		names, err := f.Readdirnames(256)
+		for _, n := range names {
+			if strings.HasPrefix(n, tempPrefix) {
+				os.RemoveAll(filepath.Join(dir, n))
+			}
+		}
+		if err != nil {
+			return
+		}
+	}
+}
+
+// fileLock is an exclusive flock(2), between processes and between goroutines.
+type fileLock struct{ f *os.File }
+
+// lock takes the lock at path, which is made if it is missing. A lock file that
+// was exchanged together with its directory during the wait is not the one to
+// hold, so path is looked up again afterwards.
+func lock(path string) (*fileLock, error) {
+	deadline := time.Now().Add(lockPatience)
+	for {
+		f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|unix.O_NOFOLLOW, 0o600)
+		if err != nil {
+			return nil, err
+		}
+		if err := wait(f, deadline); err != nil {
+			f.Close()
+			return nil, err
+		}
+		held, err := f.Stat()
+		if err == nil {
+			var now fs.FileInfo
+			if now, err = os.Lstat(path); err == nil && os.SameFile(held, now) {
+				return &fileLock{f}, nil
+			}
+		}
+		(&fileLock{f}).unlock()
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return nil, err
+		}
+	}
+}
+
+func wait(f *os.File, deadline time.Time) error {
+	for pause := time.Millisecond; ; pause = min(2*pause, 10*time.Millisecond) {
+		err := retry(func() error { return unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB) })
+		if err != unix.EWOULDBLOCK {
+			return wrapPath("flock", f.Name(), err)
+		}
+		if time.Now().After(deadline) {
+			return fmt.Errorf("another process has held %s for %v; see fuser(1) for which", f.Name(), lockPatience)
+		}
+		time.Sleep(pause)
+	}
+}
+
+// unlock releases the lock. Closing would not do: a child that the host forked
+// meanwhile has the descriptor too.
+func (l *fileLock) unlock() {
+	_ = unix.Flock(int(l.f.Fd()), unix.LOCK_UN)
+	l.f.Close()
+}
+
+// list returns the names in an open directory.
+func list(dir *os.File) ([]string, error) {
+	if _, err := dir.Seek(0, io.SeekStart); err != nil {
+		return nil, err
+	}
+	return dir.Readdirnames(-1)
+}

@@ -1,0 +1,189 @@
+package sealstore
+
+import (
+	"bytes"
+	"encoding/hex"
+	"errors"
+	"os"
+	"testing"
+)
+
+// samples are files with every optional part, and without.
+func samples() (tokens []*tokenFile, objects []*objectFile) {
+	f := &tokenFile{
+		Serial: [8]byte{1, 2, 3, 4, 5, 6, 7, 8}, Slot: 3, Created: 1700000000,
+		Parent: append([]byte{0, 11}, bytes.Repeat([]byte{0xaa}, 32)...),
+		SO:     pinSeal{KDF: kdf{Memory: defaultKDFMemory, Passes: 2, Lanes: 1}, Blob: Blob{[]byte("so public"), []byte("so private")}},
+		Public: Blob{[]byte("public public"), []byte("public private")},
+	}
+	f.Label, _ = padLabel("Zoë")
+	g := *f
+	g.User = &pinSeal{KDF: kdf{Salt: [16]byte{9}, Memory: minKDFMemory, Passes: maxKDFPasses, Lanes: maxKDFLanes},
+		Blob: Blob{[]byte("user public"), bytes.Repeat([]byte{7}, maxBlobPart)}}
+	o := &objectFile{ID: ID{1, 2, 3}, Serial: f.Serial, Nonce: [24]byte{5}, Ciphertext: bytes.Repeat([]byte{3}, overhead)}
+	p := *o
+	p.Flags = flagPrivate | flagSealed
+	p.Seal = Blob{[]byte("p"), []byte("q")}
+	p.Ciphertext = bytes.Repeat([]byte{4}, 100)
+	return []*tokenFile{f, &g}, []*objectFile{o, &p}
+}
+
+func TestFormatBounds(t *testing.T) {
+	tokens, objects := samples()
+	check := func(what string, data []byte, decode func([]byte) ([]byte, error)) {
+		t.Helper()
+		back, err := decode(data)
+		if err != nil || !bytes.Equal(back, data) {
+			t.Fatalf("%s: %v, %x", what, err, back)
+		}
+		for n := range data {
+			if _, err := decode(data[:n]); !errors.Is(err, ErrIntegrity) {
+				t.Fatalf("%s cut to %d bytes: %v", what, n, err)
+			}
+		}
+		if _, err := decode(append(bytes.Clone(data), 0)); !errors.Is(err, ErrIntegrity) {
+			t.Fatalf("%s with a byte more: %v", what, err)
+		}
+		data = bytes.Clone(data)
+		data[7]++
+		if _, err := decode(data); !errors.Is(err, ErrIntegrity) {
+			t.Fatalf("%s of the next version: %v", what, err)
+		}
+	}
+	for _, f := range tokens {
+		check("token", f.encode(), recodeToken)
+	}
+	for _, f := range objects {
+		check("object", f.encode(), recodeObject)
+	}
+	weak := *tokens[0]
+	for _, k := range []kdf{
+		{Memory: minKDFMemory - 1, Passes: 1, Lanes: 1}, {Memory: maxKDFMemory + 1, Passes: 1, Lanes: 1},
+		{Memory: minKDFMemory, Passes: 0, Lanes: 1}, {Memory: minKDFMemory, Passes: maxKDFPasses + 1, Lanes: 1},
+		{Memory: minKDFMemory, Passes: 1, Lanes: 0}, {Memory: minKDFMemory, Passes: 1, Lanes: maxKDFLanes + 1},
+	} {
+		weak.SO.KDF = k
+		if _, err := decodeToken(weak.encode()); !errors.Is(err, ErrIntegrity) {
+			t.Errorf("accepted %+v", k)
+		}
+	}
+	largest := *objects[1]
+	largest.Seal = Blob{make([]byte, maxBlobPart), make([]byte, maxBlobPart)}
+	largest.Ciphertext = make([]byte, MaxBody+overhead)
+	if n := len(largest.encode()); n != maxObjectFile {
+		t.Errorf("the largest object has %d bytes, not %d", n, maxObjectFile)
+	}
+	full := *tokens[1]
+	full.Parent = make([]byte, maxName)
+	full.SO.Blob, full.User.Blob, full.Public = largest.Seal, largest.Seal, largest.Seal
+	if n := len(full.encode()); n != maxTokenFile {
+		t.Errorf("the largest token has %d bytes, not %d", n, maxTokenFile)
+	}
+}
+
+// TestFormatVectors keeps what docs/format.md says: files of that version stay
+// readable, and keys come out the same.
+func TestFormatVectors(t *testing.T) {
+	tokens, objects := samples()
+	for name, data := range map[string][]byte{
+		"token": tokens[0].encode(), "token-user": tokens[1].encode(),
+		"object": objects[0].encode(), "object-sealed": objects[1].encode(),
+	} {
+		path := "testdata/v1-" + name + ".hex"
+		want, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := hex.EncodeToString(data) + "\n"; got != string(want) {
+			t.Errorf("%s: encodes to %s", path, got)
+		}
+	}
+
+	k, err := newKeyring()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer k.destroy()
+	for i := range secretSize {
+		k.secret()[i] = byte(i)
+	}
+	for private, want := range map[bool][2]string{
+		true:  {"6a4f167e7ade5b8f2df57471384d42c20b87a2c7442be2bb1df850cc09dc5661", "0BPN-2fKSLJ9iQuQJnVoMxWZ2lNdwn3Q"},
+		false: {"de7e7234d359dba454e8fc60918dcadae561be61053ecbe396a78ea43de9b201", "IyXAq2SHsEFQ_egKQJRuAd1lfUFJPlTL"},
+	} {
+		if err := k.derive(private); err != nil {
+			t.Fatal(err)
+		}
+		if got := hex.EncodeToString(k.bodyKey()); got != want[0] {
+			t.Errorf("body key %s", got)
+		}
+		if got := string(k.auth()); got != want[1] {
+			t.Errorf("authorisation value %s", got)
+		}
+	}
+	if got := hex.EncodeToString(k.macKey()); got != "137880e5eaf1eeead2893be97997a9a9c5bfb28c16dbb4831bd919aa672f8fdc" {
+		t.Errorf("MAC key %s", got)
+	}
+	for role, want := range map[Role]string{User: "_tGV47NWbL-yLoSiQHBDbQHapuUH8JD3", SO: "nE-wj5iram4IeaaxsdKihZ2FtozNqFOU"} {
+		a, err := pinAuth(role, kdf{Salt: [16]byte{1}, Memory: minKDFMemory, Passes: 1, Lanes: 1}, []byte("1234"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := string(a.Bytes()); got != want {
+			t.Errorf("%s PIN: %s", role, got)
+		}
+		a.Destroy()
+	}
+}
+
+func recodeToken(p []byte) ([]byte, error) {
+	f, err := decodeToken(p)
+	if err != nil {
+		return nil, err
+	}
+	return f.encode(), nil
+}
+
+func recodeObject(p []byte) ([]byte, error) {
+	f, err := decodeObject(p)
+	if err != nil {
+		return nil, err
+	}
+	return f.encode(), nil
+}
+
+// What is accepted must encode to the same bytes: a file has one form only, so
+// nobody can alter one without its MAC or tag noticing.
+func fuzz(f *testing.F, decode func([]byte) ([]byte, error)) {
+	f.Fuzz(func(t *testing.T, p []byte) {
+		back, err := decode(p)
+		if err == nil && !bytes.Equal(back, p) {
+			t.Fatalf("%x encodes to %x", p, back)
+		}
+		if err != nil && !errors.Is(err, ErrIntegrity) {
+			t.Fatal(err)
+		}
+	})
+}
+
+func FuzzToken(f *testing.F) {
+	tokens, _ := samples()
+	for _, s := range tokens {
+		p := s.encode()
+		f.Add(p)
+		f.Add(p[:len(p)/2])
+	}
+	f.Add([]byte(tokenMagic))
+	fuzz(f, recodeToken)
+}
+
+func FuzzObject(f *testing.F) {
+	_, objects := samples()
+	for _, s := range objects {
+		p := s.encode()
+		f.Add(p)
+		f.Add(append(p, 0))
+	}
+	f.Add([]byte(objectMagic + "\x01\xff"))
+	fuzz(f, recodeObject)
+}

@@ -1,0 +1,259 @@
+package sealstore
+
+import (
+	"crypto/hkdf"
+	"crypto/hmac"
+	"crypto/rand"
+	"crypto/sha256"
+	"crypto/sha512"
+	"crypto/subtle"
+	"encoding/base64"
+	"fmt"
+
+	"golang.org/x/crypto/argon2"
+	"golang.org/x/crypto/chacha20poly1305"
+
+	"github.com/InterCooperative-Network/icn-p11/internal/secmem"
+)
+
+const (
+	secretSize = 32
+	// An authorisation value is base64url of 24 bytes: 32 ASCII characters,
+	// since an HMAC session cannot use one with a zero byte in it.
+	authBytes = 24
+	authSize  = 32
+)
+
+// Labels of HKDF-Expand (RFC 5869, 2.3) and of the PIN's prehash. The number
+// is the format version.
+const (
+	labelRoot         = "icn-p11 1 root secret"
+	labelPublic       = "icn-p11 1 public secret"
+	labelMAC          = "icn-p11 1 token file"
+	labelPrivateBody  = "icn-p11 1 private object"
+	labelPublicBody   = "icn-p11 1 public object"
+	labelPrivateSeal  = "icn-p11 1 private seal"
+	labelPublicSeal   = "icn-p11 1 public seal"
+	labelUserPIN      = "icn-p11 1 user PIN"
+	labelSOPIN        = "icn-p11 1 SO PIN"
+	defaultKDFMemory  = 19 << 10 // KiB, with two passes: OWASP's minimum; the TPM limits guessing
+	defaultKDFPasses  = 2
+	defaultKDFLanes   = 1
+	prehashBlock      = 128 // of SHA-512
+	prehashSize       = 3 * prehashBlock
+	keyringSize       = secretSize + 3*32
+	keyringBody       = secretSize
+	keyringAuth       = keyringBody + 32
+	keyringMAC        = keyringAuth + authSize
+	instanceSeparator = "icn-p11 1 instance\x00"
+)
+
+// keyring holds a token's root or public secret and the keys derived from it,
+// in secret memory.
+type keyring struct {
+	buf      *secmem.Buffer
+	instance instance
+}
+
+// instance tells one initialisation of a token from the next: the hash of the
+// public part of its public seal, which no change of a PIN touches.
+type instance [sha256.Size]byte
+
+func (f *tokenFile) instance() instance {
+	return sha256.Sum256(append([]byte(instanceSeparator), f.Public.Public...))
+}
+
+func newKeyring() (*keyring, error) {
+	b, err := secmem.New(keyringSize)
+	if err != nil {
+		return nil, fmt.Errorf("secret memory: %w", err)
+	}
+	return &keyring{buf: b}, nil
+}
+
+// destroy wipes the keyring. The nil keyring may be destroyed.
+func (k *keyring) destroy() {
+	if k != nil {
+		k.buf.Destroy()
+	}
+}
+
+func (k *keyring) part(from, n int) []byte { return k.buf.Bytes()[from : from+n : from+n] }
+func (k *keyring) secret() []byte          { return k.part(0, secretSize) }
+func (k *keyring) bodyKey() []byte         { return k.part(keyringBody, 32) }
+func (k *keyring) auth() []byte            { return k.part(keyringAuth, authSize) }
+func (k *keyring) macKey() []byte          { return k.part(keyringMAC, macSize) }
+
+// derive fills the keyring from its secret.
+func (k *keyring) derive(private bool) error {
+	body, seal := labelPublicBody, labelPublicSeal
+	if private {
+		body, seal = labelPrivateBody, labelPrivateSeal
+	}
+	var err error
+	secmem.Do(func() {
+		var auth []byte
+		if auth, err = hkdf.Expand(sha256.New, k.secret(), seal, authBytes); err != nil {
+			return
+		}
+		base64.RawURLEncoding.Encode(k.auth(), auth)
+		secmem.Wipe(auth)
+		for _, x := range []struct {
+			label string
+			to    []byte
+		}{{body, k.bodyKey()}, {labelMAC, k.macKey()}} {
+			var key []byte
+			if key, err = hkdf.Expand(sha256.New, k.secret(), x.label, len(x.to)); err != nil {
+				return
+			}
+			copy(x.to, key)
+			secmem.Wipe(key)
+		}
+	})
+	return err
+}
+
+// mac computes the token file's MAC under a root secret's keyring.
+func (k *keyring) mac(f *tokenFile) (sum [macSize]byte) {
+	data := f.authenticated()
+	secmem.Do(func() {
+		h := hmac.New(sha256.New, k.macKey())
+		h.Write(data)
+		h.Sum(sum[:0])
+	})
+	return sum
+}
+
+func (k *keyring) checkMAC(f *tokenFile) error {
+	sum := k.mac(f)
+	if subtle.ConstantTimeCompare(sum[:], f.MAC[:]) != 1 {
+		return fmt.Errorf("%w: the token file's MAC is wrong", ErrIntegrity)
+	}
+	return nil
+}
+
+// seal encrypts a body into f. The cipher copies its key to the heap, so it
+// lives for one call only, inside secmem.Do.
+func (k *keyring) seal(f *objectFile, body []byte) error {
+	if _, err := rand.Read(f.Nonce[:]); err != nil {
+		return err
+	}
+	ad := f.header(len(body) + overhead)
+	out := make([]byte, 0, len(body)+overhead)
+	var err error
+	secmem.Do(func() {
+		c, e := chacha20poly1305.NewX(k.bodyKey())
+		if e != nil {
+			err = e
+			return
+		}
+		out = c.Seal(out, f.Nonce[:], body, ad)
+	})
+	f.Ciphertext = out
+	return err
+}
+
+// open decrypts the body of f.
+func (k *keyring) open(f *objectFile) ([]byte, error) {
+	ad := f.header(len(f.Ciphertext))
+	out := make([]byte, 0, len(f.Ciphertext))
+	var err error
+	secmem.Do(func() {
+		c, e := chacha20poly1305.NewX(k.bodyKey())
+		if e != nil {
+			err = e
+			return
+		}
+		out, err = c.Open(out, f.Nonce[:], f.Ciphertext, ad)
+	})
+	if err != nil {
+		return nil, fmt.Errorf("%w: the object does not authenticate", ErrIntegrity)
+	}
+	return out, nil
+}
+
+// newSecret fills a keyring with a fresh secret, drawn from the system's and
+// the TPM's generator so that one of them may be bad, and derives its keys.
+func newSecret(s Sealer, private bool) (*keyring, error) {
+	label := labelPublic
+	if private {
+		label = labelRoot
+	}
+	k, err := newKeyring()
+	if err != nil {
+		return nil, err
+	}
+	// Two draws of 32 bytes fill one block of SHA-256, so that the hash reads
+	// them where they are and keeps none of it in its own buffer.
+	draws, err := secmem.New(2 * secretSize)
+	if err != nil {
+		k.destroy()
+		return nil, fmt.Errorf("secret memory: %w", err)
+	}
+	defer draws.Destroy()
+	if _, err = rand.Read(draws.Bytes()[:secretSize]); err == nil {
+		err = s.Random(draws.Bytes()[secretSize:])
+	}
+	if err == nil {
+		secmem.Do(func() {
+			var prk []byte
+			if prk, err = hkdf.Extract(sha256.New, draws.Bytes(), []byte(label)); err == nil {
+				copy(k.secret(), prk)
+				secmem.Wipe(prk)
+			}
+		})
+	}
+	if err == nil {
+		err = k.derive(private)
+	}
+	if err != nil {
+		k.destroy()
+		return nil, fmt.Errorf("drawing a secret: %w", err)
+	}
+	return k, nil
+}
+
+func newKDF() (kdf, error) {
+	k := kdf{Memory: defaultKDFMemory, Passes: defaultKDFPasses, Lanes: defaultKDFLanes}
+	_, err := rand.Read(k.Salt[:])
+	return k, err
+}
+
+// pinAuth turns a PIN into the authorisation value of a seal.
+//
+// Argon2 keeps its input in buffers that nobody can wipe, so it gets a SHA-512
+// hash of the PIN. That hash in turn sees whole blocks in secret memory only,
+// which it compresses in place: one that holds the role and the salt, two that
+// hold the PIN.
+func pinAuth(r Role, k kdf, pin []byte) (*secmem.Buffer, error) {
+	if len(pin) > MaxPIN {
+		return nil, ErrPINLength
+	}
+	in, err := secmem.New(prehashSize + sha512.Size)
+	if err != nil {
+		return nil, fmt.Errorf("secret memory: %w", err)
+	}
+	defer in.Destroy()
+	auth, err := secmem.New(authSize)
+	if err != nil {
+		return nil, fmt.Errorf("secret memory: %w", err)
+	}
+	secmem.Do(func() {
+		b := in.Bytes()
+		label := labelUserPIN
+		if r == SO {
+			label = labelSOPIN
+		}
+		copy(b, label)
+		copy(b[prehashBlock-saltSize:], k.Salt[:])
+		b[prehashBlock] = byte(len(pin))
+		copy(b[prehashBlock+1:], pin)
+		h := sha512.New()
+		h.Write(b[:prehashSize])
+		sum := h.Sum(b[prehashSize:prehashSize])
+		key := argon2.IDKey(sum, k.Salt[:], k.Passes, k.Memory, k.Lanes, authBytes)
+		base64.RawURLEncoding.Encode(auth.Bytes(), key)
+		secmem.Wipe(key)
+	})
+	return auth, nil
+}

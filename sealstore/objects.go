@@ -1,0 +1,466 @@
+package sealstore
+
+import (
+	"bytes"
+	"crypto/rand"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/InterCooperative-Network/icn-p11/internal/secmem"
+)
+
+// ID names an object in its token.
+type ID [16]byte
+
+// Object is an object of a token.
+type Object struct {
+	ID      ID
+	Private bool   // only there for the user who is logged in
+	Body    []byte // not to be modified
+	Sealed  bool   // carries a secret of its own, for Unseal
+	Stamp   uint64 // another one whenever the object has changed, in this process
+}
+
+// entry is what is known of an object's file.
+type entry struct {
+	id    fileID
+	at    time.Time
+	hash  [sha256.Size]byte
+	stamp uint64
+	file  *objectFile // nil: the file is malformed
+	body  []byte
+	open  bool  // body is decrypted
+	bad   error // why the object cannot be used
+}
+
+// Objects lists the public objects, and the private ones while the user is
+// logged in, by ID. Files that have not changed are not read again. Damaged
+// ones are logged once and left out.
+func (t *Token) Objects() ([]Object, error) {
+	v, err := t.begin(true)
+	if err != nil {
+		return nil, err
+	}
+	defer v.end()
+	t.cache.Lock()
+	defer t.cache.Unlock()
+	dir, err := v.objects()
+	if errors.Is(err, ErrNotFound) {
+		t.objects = nil
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	defer dir.Close()
+	names, err := list(dir)
+	if err != nil {
+		return nil, readError(dir.Name(), err)
+	}
+	seen := make(map[ID]bool, len(names))
+	out := make([]Object, 0, len(names))
+	for _, n := range names {
+		id, ok := parseID(n)
+		if !ok {
+			if !strings.HasPrefix(n, tempPrefix) {
+				t.store.report(filepath.Join(dir.Name(), n), fileID{}, "ignoring a foreign file", errors.New("its name is not an object's"))
+			}
+			continue
+		}
+		e, err := v.refresh(dir, id, false)
+		if errors.Is(err, ErrNotFound) {
+			continue
+		}
+		seen[id] = true
+		if err != nil || !e.open {
+			continue
+		}
+		if o := v.object(id, e); !o.Private || v.userIn() {
+			out = append(out, o)
+		}
+	}
+	for id, e := range t.objects {
+		if !seen[id] {
+			e.wipe()
+			delete(t.objects, id)
+		}
+	}
+	slices.SortFunc(out, func(a, b Object) int { return bytes.Compare(a.ID[:], b.ID[:]) })
+	return out, nil
+}
+
+func (v *view) userIn() bool { return v.t.root != nil && v.t.role == User }
+
+// object makes a caller's Object of an entry. The body of a private object is a
+// copy, since Logout wipes the original.
+func (v *view) object(id ID, e *entry) Object {
+	o := Object{ID: id, Private: e.file.private(), Sealed: e.file.sealed(), Stamp: e.stamp, Body: e.body}
+	if o.Private {
+		o.Body = bytes.Clone(e.body)
+	}
+	return o
+}
+
+// objects opens the directory of the objects. Token.cache is held.
+func (v *view) objects() (*os.File, error) {
+	t := v.t
+	t.belong(v.file.instance())
+	path := filepath.Join(t.path, objectsName)
+	dir, err := openDir(int(v.dir.Fd()), objectsName, path)
+	if err != nil {
+		return nil, readError(path, err)
+	}
+	return dir, nil
+}
+
+// belong throws away what is known of another initialisation's objects.
+func (t *Token) belong(in instance) {
+	if t.of == in {
+		return
+	}
+	for _, e := range t.objects {
+		e.wipe()
+	}
+	t.objects, t.of = nil, in
+}
+
+// refresh brings the entry of an object up to date, decrypting the body as far
+// as the login allows. With reread, the file is read in any case. The entry may
+// be bad, which is returned as the error too. Token.cache is held.
+func (v *view) refresh(dir *os.File, id ID, reread bool) (*entry, error) {
+	t, name := v.t, idName(id)
+	path := filepath.Join(dir.Name(), name)
+	e := t.objects[id]
+	now := time.Now()
+	if e != nil && !reread && e.id.settled(e.at) {
+		if cur, err := statAt(dir, name); err == nil && cur == e.id {
+			return e, v.decrypt(path, e)
+		}
+	}
+	p, cur, err := readAt(dir, name, maxObjectFile)
+	if err != nil && !errors.Is(err, ErrIntegrity) {
+		if errors.Is(err, fs.ErrNotExist) {
+			if e != nil {
+				e.wipe()
+				delete(t.objects, id)
+			}
+			return nil, fmt.Errorf("object %s of token %s: %w", name, t.serial, ErrNotFound)
+		}
+		t.store.report(path, cur, "object left out", err)
+		return nil, readError(path, err)
+	}
+	hash := sha256.Sum256(p)
+	if e != nil && err == nil && e.hash == hash {
+		e.id, e.at = cur, now
+		return e, v.decrypt(path, e)
+	}
+	if e != nil {
+		e.wipe()
+	}
+	t.stamps++
+	e = &entry{id: cur, at: now, hash: hash, stamp: t.stamps, bad: err}
+	if e.bad == nil {
+		e.file, e.bad = decodeObject(p)
+	}
+	if e.bad == nil {
+		switch {
+		case e.file.ID != id:
+			e.bad = fmt.Errorf("%w: it is the file of object %x", ErrIntegrity, e.file.ID)
+		case e.file.Serial != t.raw:
+			e.bad = fmt.Errorf("%w: it belongs to token %x", ErrIntegrity, e.file.Serial)
+		}
+	}
+	if t.objects == nil {
+		t.objects = map[ID]*entry{}
+	}
+	t.objects[id] = e
+	if e.bad != nil {
+		t.store.report(path, cur, "object left out", e.bad)
+	}
+	return e, v.decrypt(path, e)
+}
+
+// decrypt opens the body of an entry if the login allows it.
+func (v *view) decrypt(path string, e *entry) error {
+	if e.bad == nil && !e.open {
+		k, err := v.ring(e.file.private())
+		if err != nil {
+			return nil // stays closed
+		}
+		if e.body, e.bad = k.open(e.file); e.bad == nil {
+			e.open = true
+		} else {
+			v.t.store.report(path, e.id, "object left out", e.bad)
+		}
+	}
+	if e.bad != nil {
+		return fmt.Errorf("%s: %w", path, e.bad)
+	}
+	return nil
+}
+
+func (e *entry) wipe() {
+	if e.file != nil && e.file.private() {
+		secmem.Wipe(e.body)
+	}
+	e.body, e.open = nil, false
+}
+
+// forgetPrivate wipes the bodies of private objects.
+func (t *Token) forgetPrivate() {
+	t.cache.Lock()
+	defer t.cache.Unlock()
+	t.checked = nil
+	for _, e := range t.objects {
+		if e.file != nil && e.file.private() {
+			e.wipe()
+		}
+	}
+}
+
+// find returns the entry of an object that can be used now. Token.cache is held.
+func (v *view) find(id ID, reread bool) (*entry, error) {
+	dir, err := v.objects()
+	if err != nil {
+		return nil, err
+	}
+	defer dir.Close()
+	e, err := v.refresh(dir, id, reread)
+	if err != nil {
+		return nil, err
+	}
+	if !e.open {
+		_, err := v.ring(e.file.private())
+		return nil, err
+	}
+	return e, nil
+}
+
+// CreateObject stores an object. A secret, of 1 to 128 bytes, gets a seal of
+// its own.
+func (t *Token) CreateObject(private bool, body, secret []byte) (Object, error) {
+	if len(body) > MaxBody {
+		return Object{}, fmt.Errorf("object: %w: a body of %d bytes, at most %d", ErrTooLarge, len(body), MaxBody)
+	}
+	if secret != nil && (len(secret) == 0 || len(secret) > MaxSecret) {
+		return Object{}, fmt.Errorf("object: %w: a secret of %d bytes, 1 to %d are possible", ErrTooLarge, len(secret), MaxSecret)
+	}
+	f, in, err := t.encrypt(private, body, secret)
+	if err != nil {
+		return Object{}, err
+	}
+	l, err := t.lock()
+	if err != nil {
+		return Object{}, err
+	}
+	defer l.unlock()
+	now, _, err := readToken(t.path, t.serial)
+	if err != nil {
+		return Object{}, err
+	}
+	if now.instance() != in {
+		return Object{}, fmt.Errorf("token %s: %w: it was initialised anew", t.serial, ErrChanged)
+	}
+	objects := filepath.Join(t.path, objectsName)
+	removeTemps(objects)
+	data := f.encode()
+	name := idName(f.ID)
+	if err := writeFile(objects, name, data, false); err != nil {
+		return Object{}, writeError(filepath.Join(objects, name), err)
+	}
+	return t.remember(f, in, data, body)
+}
+
+// encrypt makes the file of a new object. The TPM is only asked here, so that
+// its slowness keeps no other process waiting for the lock.
+func (t *Token) encrypt(private bool, body, secret []byte) (*objectFile, instance, error) {
+	v, err := t.begin(!private)
+	if err != nil {
+		return nil, instance{}, err
+	}
+	defer v.end()
+	k, err := v.ring(private)
+	if err != nil {
+		return nil, instance{}, err
+	}
+	f := &objectFile{Serial: t.raw}
+	if private {
+		f.Flags |= flagPrivate
+	}
+	if _, err := rand.Read(f.ID[:]); err != nil {
+		return nil, instance{}, err
+	}
+	if secret != nil {
+		f.Flags |= flagSealed
+		// The authorisation value has 192 random bits, so nothing is won by
+		// counting wrong ones, and a key stays usable while PINs are locked out.
+		if f.Seal, err = t.store.sealer.Seal(v.file.Parent, secret, k.auth(), SealOptions{}); err == nil {
+			err = checkBlob(f.Seal)
+		}
+		if err != nil {
+			return nil, instance{}, fmt.Errorf("token %s: sealing an object: %w", t.serial, err)
+		}
+	}
+	if err := k.seal(f, body); err != nil {
+		return nil, instance{}, err
+	}
+	return f, v.file.instance(), nil
+}
+
+// remember enters a file that was just written, under the token's lock.
+func (t *Token) remember(f *objectFile, in instance, data, body []byte) (Object, error) {
+	path := filepath.Join(t.path, objectsName)
+	dir, err := openDir(unix.AT_FDCWD, path, path)
+	if err != nil {
+		return Object{}, readError(path, err)
+	}
+	defer dir.Close()
+	id, err := statAt(dir, idName(f.ID))
+	if err != nil {
+		return Object{}, readError(filepath.Join(path, idName(f.ID)), err)
+	}
+	t.cache.Lock()
+	defer t.cache.Unlock()
+	if old := t.objects[f.ID]; old != nil {
+		old.wipe()
+	}
+	t.stamps++
+	e := &entry{id: id, at: time.Now(), hash: sha256.Sum256(data), stamp: t.stamps, file: f}
+	t.belong(in)
+	if t.objects == nil {
+		t.objects = map[ID]*entry{}
+	}
+	t.objects[f.ID] = e
+	return Object{ID: f.ID, Private: f.private(), Sealed: f.sealed(), Stamp: e.stamp, Body: bytes.Clone(body)}, nil
+}
+
+// UpdateObject replaces the body of an object, provided that it still is what
+// it was when it got stamp. The seal stays.
+func (t *Token) UpdateObject(id ID, stamp uint64, body []byte) (Object, error) {
+	if len(body) > MaxBody {
+		return Object{}, fmt.Errorf("object: %w: a body of %d bytes, at most %d", ErrTooLarge, len(body), MaxBody)
+	}
+	l, err := t.lock()
+	if err != nil {
+		return Object{}, err
+	}
+	defer l.unlock()
+	f, in, err := t.reencrypt(id, stamp, body)
+	if err != nil {
+		return Object{}, err
+	}
+	objects := filepath.Join(t.path, objectsName)
+	removeTemps(objects)
+	data := f.encode()
+	if err := writeFile(objects, idName(id), data, true); err != nil {
+		return Object{}, writeError(filepath.Join(objects, idName(id)), err)
+	}
+	return t.remember(f, in, data, body)
+}
+
+func (t *Token) reencrypt(id ID, stamp uint64, body []byte) (*objectFile, instance, error) {
+	v, err := t.begin(true)
+	if err != nil {
+		return nil, instance{}, err
+	}
+	defer v.end()
+	t.cache.Lock()
+	defer t.cache.Unlock()
+	e, err := v.find(id, true)
+	if err != nil {
+		return nil, instance{}, err
+	}
+	if e.stamp != stamp {
+		return nil, instance{}, fmt.Errorf("object %s of token %s: %w", idName(id), t.serial, ErrChanged)
+	}
+	k, err := v.ring(e.file.private())
+	if err != nil {
+		return nil, instance{}, err
+	}
+	f := *e.file
+	return &f, v.file.instance(), k.seal(&f, body)
+}
+
+// DeleteObject removes an object.
+func (t *Token) DeleteObject(id ID) error {
+	l, err := t.lock()
+	if err != nil {
+		return err
+	}
+	defer l.unlock()
+	v, err := t.begin(true)
+	if err != nil {
+		return err
+	}
+	defer v.end()
+	t.cache.Lock()
+	defer t.cache.Unlock()
+	if _, err := v.find(id, true); err != nil {
+		return err
+	}
+	objects := filepath.Join(t.path, objectsName)
+	path := filepath.Join(objects, idName(id))
+	removeTemps(objects)
+	if err := os.Remove(path); err != nil {
+		return writeError(path, err)
+	}
+	if err := syncDir(objects); err != nil {
+		return writeError(path, err)
+	}
+	t.objects[id].wipe()
+	delete(t.objects, id)
+	return nil
+}
+
+// Unseal writes the secret of an object to dst, which is secret memory, and
+// returns its length.
+func (t *Token) Unseal(id ID, dst []byte) (int, error) {
+	n, err := t.unseal(id, dst, false)
+	if errors.Is(err, errPublic) {
+		n, err = t.unseal(id, dst, true)
+	}
+	return n, err
+}
+
+func (t *Token) unseal(id ID, dst []byte, public bool) (int, error) {
+	v, err := t.begin(public)
+	if err != nil {
+		return 0, err
+	}
+	defer v.end()
+	f, err := v.sealed(id)
+	if err != nil {
+		return 0, err
+	}
+	k, err := v.ring(f.private())
+	if err != nil {
+		return 0, err
+	}
+	n, err := t.store.sealer.Unseal(v.file.Parent, f.Seal, k.auth(), dst)
+	if err != nil {
+		return 0, fmt.Errorf("object %s of token %s: unsealing: %w", idName(id), t.serial, err)
+	}
+	return n, nil
+}
+
+func (v *view) sealed(id ID) (*objectFile, error) {
+	v.t.cache.Lock()
+	defer v.t.cache.Unlock()
+	e, err := v.find(id, false)
+	if err != nil {
+		return nil, err
+	}
+	if !e.file.sealed() {
+		return nil, fmt.Errorf("object %s of token %s: a sealed secret: %w", idName(id), v.t.serial, ErrNotFound)
+	}
+	return e.file, nil
+}

@@ -1,0 +1,515 @@
+// Package sealstore keeps identities on disk: tokens, each with its PINs, and
+// the objects in them. Everything is sealed by a Sealer, a TPM, or encrypted
+// under secrets that are, so the files are worth nothing on another machine.
+//
+// A Store may be used by any number of goroutines and processes at once.
+// Reading takes no lock and writes nothing; writing is atomic and durable.
+// docs/format.md describes the files.
+package sealstore
+
+import (
+	"bytes"
+	"crypto/rand"
+	"crypto/subtle"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/InterCooperative-Network/icn-p11/internal/secmem"
+)
+
+// Length of a new PIN in bytes.
+const (
+	MinPIN = 4
+	MaxPIN = 255
+)
+
+// Names inside a store.
+const (
+	lockName    = "lock"
+	tokensName  = "tokens"
+	tokenName   = "token"
+	objectsName = "objects"
+)
+
+// Store is a directory of tokens.
+type Store struct {
+	dir    string
+	sealer Sealer
+	log    *slog.Logger
+
+	mu       sync.Mutex
+	tokens   map[string]*Token
+	reported map[string]fileID // damaged files that the log has already
+}
+
+// TokenInfo is what can be known of a token without a PIN. It is authenticated
+// only once somebody logs in.
+type TokenInfo struct {
+	Serial  string // 16 lower-case hexadecimal digits
+	Label   string // at most 32 bytes of UTF-8
+	Slot    uint32
+	UserPIN bool // a user PIN is set
+	Created time.Time
+}
+
+// InitParams describes a token to create.
+type InitParams struct {
+	Label string
+	SOPIN []byte  // the caller's, who wipes it
+	Slot  *uint32 // where it is expected to appear; nil: the next free one
+}
+
+// Open returns the store in dir, which need not exist. It touches neither the
+// disk nor the Sealer.
+func Open(dir string, s Sealer, log *slog.Logger) *Store {
+	if log == nil {
+		log = slog.New(slog.DiscardHandler)
+	}
+	return &Store{dir: dir, sealer: s, log: log, tokens: map[string]*Token{}, reported: map[string]fileID{}}
+}
+
+// Sealer returns what the store seals with.
+func (s *Store) Sealer() Sealer { return s.sealer }
+
+// Close logs all tokens out and wipes their secrets. The Sealer stays open.
+func (s *Store) Close() {
+	s.mu.Lock()
+	tokens := s.tokens
+	s.tokens = map[string]*Token{}
+	s.mu.Unlock()
+	for _, t := range tokens {
+		t.drop()
+	}
+}
+
+func (s *Store) tokensDir() string             { return filepath.Join(s.dir, tokensName) }
+func (s *Store) tokenDir(serial string) string { return filepath.Join(s.dir, tokensName, serial) }
+
+// validSerial keeps anything but a serial number out of path names.
+func validSerial(s string) bool {
+	b, err := hex.DecodeString(s)
+	return err == nil && len(b) == serialSize && s == strings.ToLower(s)
+}
+
+func (f *tokenFile) info() TokenInfo {
+	return TokenInfo{
+		Serial:  hex.EncodeToString(f.Serial[:]),
+		Label:   f.label(),
+		Slot:    f.Slot,
+		UserPIN: f.User != nil,
+		Created: time.Unix(int64(f.Created), 0).UTC(),
+	}
+}
+
+// Tokens lists the tokens by slot number. It sends nothing to the Sealer and
+// writes nothing. A damaged token is logged and left out.
+func (s *Store) Tokens() ([]TokenInfo, error) {
+	tokens, _, err := s.scan()
+	return tokens, err
+}
+
+// scan lists the tokens and returns the lowest slot number above all of them,
+// damaged ones included as far as they still tell theirs: it is theirs again
+// when somebody restores the file.
+func (s *Store) scan() (tokens []TokenInfo, free uint32, err error) {
+	dir, err := openDir(unix.AT_FDCWD, s.tokensDir(), s.tokensDir())
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, 0, nil
+	}
+	if err != nil {
+		return nil, 0, readError(s.tokensDir(), err)
+	}
+	defer dir.Close()
+	names, err := list(dir)
+	if err != nil {
+		return nil, 0, readError(s.tokensDir(), err)
+	}
+	var out []TokenInfo
+	for _, n := range names {
+		if !validSerial(n) {
+			continue
+		}
+		f, id, err := readToken(s.tokenDir(n), n)
+		if f != nil {
+			free = max(free, f.Slot+1)
+		}
+		if err != nil {
+			// A token that was removed since the listing is no news.
+			if _, e := os.Lstat(s.tokenDir(n)); e == nil {
+				s.report(filepath.Join(s.tokenDir(n), tokenName), id, "token left out", err)
+			}
+			continue
+		}
+		out = append(out, f.info())
+	}
+	slices.SortFunc(out, func(a, b TokenInfo) int {
+		if a.Slot != b.Slot {
+			return int(int64(a.Slot) - int64(b.Slot))
+		}
+		if c := a.Created.Compare(b.Created); c != 0 {
+			return c
+		}
+		return strings.Compare(a.Serial, b.Serial)
+	})
+	// A token copied in from elsewhere may claim a slot that is in use. A slot
+	// number stands for one identity, and the older one had it first.
+	return slices.CompactFunc(out, func(a, b TokenInfo) bool {
+		if a.Slot != b.Slot {
+			return false
+		}
+		s.report(filepath.Join(s.tokenDir(b.Serial), tokenName), fileID{},
+			"token left out", fmt.Errorf("its slot %d is that of token %s; keep them in stores of their own", b.Slot, a.Serial))
+		return true
+	}), free, nil
+}
+
+// report logs a damaged file once for each version of it.
+func (s *Store) report(path string, id fileID, what string, err error) {
+	s.mu.Lock()
+	old, seen := s.reported[path]
+	s.reported[path] = id
+	s.mu.Unlock()
+	if !seen || old != id {
+		s.log.Warn(what, "path", path, "err", err)
+	}
+}
+
+// FreeSlot returns the slot number that the next token gets.
+func (s *Store) FreeSlot() (uint32, error) {
+	_, free, err := s.scan()
+	if err == nil && free > maxSlot {
+		err = fmt.Errorf("%s: no slot number is left", s.dir)
+	}
+	return free, err
+}
+
+// Token returns the token with a serial number, the same one each time.
+func (s *Store) Token(serial string) (*Token, error) {
+	if !validSerial(serial) {
+		return nil, fmt.Errorf("token %q: %w", serial, ErrNotFound)
+	}
+	f, _, err := readToken(s.tokenDir(serial), serial)
+	if err != nil {
+		return nil, err
+	}
+	return s.token(serial, f.Serial), nil
+}
+
+func (s *Store) token(serial string, raw [serialSize]byte) *Token {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	t := s.tokens[serial]
+	if t == nil {
+		t = &Token{store: s, serial: serial, raw: raw, path: s.tokenDir(serial)}
+		s.tokens[serial] = t
+	}
+	return t
+}
+
+// readToken reads the token file in the directory path. When it fails it may
+// return a file all the same, of which only the slot number counts.
+func readToken(path, serial string) (*tokenFile, fileID, error) {
+	dir, err := openDir(unix.AT_FDCWD, path, path)
+	if err != nil {
+		return nil, fileID{}, readError(path, err)
+	}
+	defer dir.Close()
+	return readTokenAt(dir, path, serial)
+}
+
+func readTokenAt(dir *os.File, path, serial string) (*tokenFile, fileID, error) {
+	path = filepath.Join(path, tokenName)
+	p, id, err := readAt(dir, tokenName, maxTokenFile)
+	if err != nil {
+		return nil, id, readError(path, err)
+	}
+	f, err := decodeToken(p)
+	if err != nil {
+		return f, id, fmt.Errorf("%s: %w", path, err)
+	}
+	if hex.EncodeToString(f.Serial[:]) != serial {
+		return f, id, fmt.Errorf("%s: %w: it is the file of token %x", path, ErrIntegrity, f.Serial)
+	}
+	return f, id, nil
+}
+
+func checkPIN(pin []byte) error {
+	if len(pin) < MinPIN || len(pin) > MaxPIN {
+		return ErrPINLength
+	}
+	return nil
+}
+
+// Create makes a token with an SO PIN and no user PIN.
+func (s *Store) Create(p InitParams) (TokenInfo, error) {
+	info, err := s.create(p)
+	if err != nil {
+		return TokenInfo{}, fmt.Errorf("creating a token: %w", err)
+	}
+	return info, nil
+}
+
+func (s *Store) create(p InitParams) (TokenInfo, error) {
+	if err := checkPIN(p.SOPIN); err != nil {
+		return TokenInfo{}, err
+	}
+	f := &tokenFile{Created: uint64(time.Now().Unix())}
+	var err error
+	if f.Label, err = padLabel(p.Label); err != nil {
+		return TokenInfo{}, err
+	}
+	if _, err = rand.Read(f.Serial[:]); err != nil {
+		return TokenInfo{}, err
+	}
+	// What cannot work shall fail before the TPM is troubled.
+	if err := makeDir(s.tokensDir()); err != nil {
+		return TokenInfo{}, writeError(s.tokensDir(), err)
+	}
+	l, err := s.lock()
+	if err != nil {
+		return TokenInfo{}, err
+	}
+	defer l.unlock()
+	removeTemps(s.tokensDir())
+	if f.Slot, err = s.FreeSlot(); err != nil {
+		return TokenInfo{}, err
+	}
+	if p.Slot != nil && *p.Slot != f.Slot {
+		return TokenInfo{}, fmt.Errorf("slot %d: %w", *p.Slot, ErrSlotTaken)
+	}
+	if err := s.initialise(f, p.SOPIN); err != nil {
+		return TokenInfo{}, err
+	}
+	temp, err := s.build(f)
+	if err != nil {
+		return TokenInfo{}, err
+	}
+	info := f.info()
+	path := s.tokenDir(info.Serial)
+	if err := renameNew(temp, path); err != nil {
+		os.RemoveAll(temp)
+		return TokenInfo{}, writeError(path, err)
+	}
+	if err := syncDir(s.tokensDir()); err != nil {
+		os.RemoveAll(path)
+		return TokenInfo{}, writeError(path, err)
+	}
+	return info, nil
+}
+
+// lock takes the lock under which tokens are made.
+func (s *Store) lock() (*fileLock, error) {
+	path := filepath.Join(s.dir, lockName)
+	l, err := lock(path)
+	if err != nil {
+		return nil, writeError(path, err)
+	}
+	return l, nil
+}
+
+// initialise gives f fresh secrets, the root secret sealed under the SO PIN.
+func (s *Store) initialise(f *tokenFile, soPIN []byte) error {
+	var err error
+	if f.Parent, err = s.sealer.Parent(); err != nil {
+		return err
+	}
+	if len(f.Parent) == 0 || len(f.Parent) > maxName {
+		return fmt.Errorf("%w: a Name of %d bytes", ErrParent, len(f.Parent))
+	}
+	f.User = nil
+	root, err := newSecret(s.sealer, true)
+	if err != nil {
+		return err
+	}
+	defer root.destroy()
+	public, err := newSecret(s.sealer, false)
+	if err != nil {
+		return err
+	}
+	defer public.destroy()
+	if f.Public, err = s.sealer.Seal(f.Parent, public.secret(), nil, SealOptions{}); err != nil {
+		return fmt.Errorf("sealing the public secret: %w", err)
+	}
+	if err := s.verifySeal(f.Parent, f.Public, nil, public); err != nil {
+		return fmt.Errorf("sealing the public secret: %w", err)
+	}
+	if f.SO, err = s.sealRoot(f.Parent, root, SO, soPIN); err != nil {
+		return err
+	}
+	f.MAC = root.mac(f)
+	return nil
+}
+
+// sealRoot seals a root secret under a PIN.
+func (s *Store) sealRoot(parent []byte, root *keyring, r Role, pin []byte) (pinSeal, error) {
+	var p pinSeal
+	var err error
+	if p.KDF, err = newKDF(); err != nil {
+		return p, err
+	}
+	auth, err := pinAuth(r, p.KDF, pin)
+	if err != nil {
+		return p, err
+	}
+	defer auth.Destroy()
+	if p.Blob, err = s.sealer.Seal(parent, root.secret(), auth.Bytes(), SealOptions{DictionaryAttack: true}); err == nil {
+		err = s.verifySeal(parent, p.Blob, auth.Bytes(), root)
+	}
+	if err != nil {
+		return p, fmt.Errorf("sealing the root secret under the %s PIN: %w", r, err)
+	}
+	return p, nil
+}
+
+// verifySeal opens a new seal again before anything depends on it: a token
+// whose secret does not come back is lost with all that is in it.
+func (s *Store) verifySeal(parent []byte, b Blob, auth []byte, want *keyring) error {
+	if err := checkBlob(b); err != nil {
+		return err
+	}
+	got, err := secmem.New(MaxSecret)
+	if err != nil {
+		return fmt.Errorf("secret memory: %w", err)
+	}
+	defer got.Destroy()
+	n, err := s.sealer.Unseal(parent, b, auth, got.Bytes())
+	if err != nil {
+		return err
+	}
+	if subtle.ConstantTimeCompare(got.Bytes()[:n], want.secret()) != 1 {
+		return fmt.Errorf("%w: the new seal does not give its secret back", ErrIntegrity)
+	}
+	return nil
+}
+
+// build writes a complete token under a temporary name.
+func (s *Store) build(f *tokenFile) (temp string, err error) {
+	temp = filepath.Join(s.tokensDir(), tempName())
+	if err := os.Mkdir(temp, 0o700); err != nil {
+		return "", writeError(temp, err)
+	}
+	defer func() {
+		if err != nil {
+			os.RemoveAll(temp)
+		}
+	}()
+	objects := filepath.Join(temp, objectsName)
+	if err := os.Mkdir(objects, 0o700); err != nil {
+		return "", writeError(objects, err)
+	}
+	l, err := os.OpenFile(filepath.Join(temp, lockName), os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	if err != nil {
+		return "", writeError(temp, err)
+	}
+	if err := l.Close(); err != nil {
+		return "", writeError(temp, err)
+	}
+	if err := writeFile(temp, tokenName, f.encode(), false); err != nil {
+		return "", writeError(temp, err)
+	}
+	if err := syncDir(objects); err != nil {
+		return "", writeError(objects, err)
+	}
+	return temp, nil
+}
+
+// Reinit makes a token anew in its place: same serial number, slot and SO PIN,
+// new secrets, no user PIN, no objects. The TPM checks the SO PIN. Whatever
+// happens meanwhile, the old token is there or the new one.
+func (s *Store) Reinit(serial, label string, soPIN []byte) (TokenInfo, error) {
+	info, err := s.reinit(serial, label, soPIN)
+	if err != nil {
+		return TokenInfo{}, fmt.Errorf("initialising token %s: %w", serial, err)
+	}
+	return info, nil
+}
+
+func (s *Store) reinit(serial, label string, soPIN []byte) (TokenInfo, error) {
+	t, err := s.Token(serial)
+	if err != nil {
+		return TokenInfo{}, err
+	}
+	padded, err := padLabel(label)
+	if err != nil {
+		return TokenInfo{}, err
+	}
+	all, err := s.lock()
+	if err != nil {
+		return TokenInfo{}, err
+	}
+	defer all.unlock()
+	l, err := t.lock()
+	if err != nil {
+		return TokenInfo{}, err
+	}
+	defer l.unlock()
+	old, _, err := readToken(t.path, serial)
+	if err != nil {
+		return TokenInfo{}, err
+	}
+	root, err := t.openRoot(old, SO, soPIN)
+	if err != nil {
+		return TokenInfo{}, err
+	}
+	root.destroy()
+
+	removeTemps(s.tokensDir())
+	f := &tokenFile{Serial: old.Serial, Slot: old.Slot, Created: uint64(time.Now().Unix()), Label: padded}
+	if err := s.initialise(f, soPIN); err != nil {
+		return TokenInfo{}, err
+	}
+	temp, err := s.build(f)
+	if err != nil {
+		return TokenInfo{}, err
+	}
+	defer os.RemoveAll(temp) // holds the old token once they have changed places
+	err = retry(func() error {
+		return unix.Renameat2(unix.AT_FDCWD, temp, unix.AT_FDCWD, t.path, unix.RENAME_EXCHANGE)
+	})
+	if err == nil {
+		err = syncDir(s.tokensDir())
+	} else if unsupported(err) {
+		err = t.replaceInPlace(f)
+	}
+	if err != nil {
+		return TokenInfo{}, writeError(t.path, err)
+	}
+	t.drop()
+	return f.info(), nil
+}
+
+// replaceInPlace is for file systems that cannot exchange directories. The
+// token file decides which token is there; the old objects have become
+// unreadable with the old one and are removed after it.
+func (t *Token) replaceInPlace(f *tokenFile) error {
+	if err := writeFile(t.path, tokenName, f.encode(), true); err != nil {
+		return err
+	}
+	objects := filepath.Join(t.path, objectsName)
+	names, err := os.ReadDir(objects)
+	if err != nil {
+		return err
+	}
+	for _, n := range names {
+		if err := os.Remove(filepath.Join(objects, n.Name())); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+	}
+	return syncDir(objects)
+}
+
+// same reports that two token files are one and the same version.
+func (f *tokenFile) same(g *tokenFile) bool {
+	return f == g || f != nil && g != nil && bytes.Equal(f.encode(), g.encode())
+}

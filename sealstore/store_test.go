@@ -1,0 +1,446 @@
+package sealstore_test
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/InterCooperative-Network/icn-p11/internal/secmem"
+	"github.com/InterCooperative-Network/icn-p11/sealstore"
+	"github.com/InterCooperative-Network/icn-p11/sealstore/memseal"
+	"github.com/InterCooperative-Network/icn-p11/sealstore/sealtest"
+)
+
+// journal collects log lines.
+type journal struct {
+	mu  sync.Mutex
+	buf bytes.Buffer
+}
+
+func (j *journal) Write(p []byte) (int, error) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	return j.buf.Write(p)
+}
+
+func (j *journal) lines() int {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	return strings.Count(j.buf.String(), "\n")
+}
+
+// newToken makes a token with both PINs in dir and logs the user in.
+func newToken(t *testing.T, dir string) (*sealstore.Store, *sealstore.Token, *memseal.Sealer, *journal) {
+	t.Helper()
+	dev, j := memseal.New(), new(journal)
+	st := sealstore.Open(dir, dev, slog.New(slog.NewTextHandler(j, nil)))
+	t.Cleanup(st.Close)
+	info, err := st.Create(sealstore.InitParams{Label: "t", SOPIN: sealtest.SOPIN})
+	must(t, err)
+	tok, err := st.Token(info.Serial)
+	must(t, err)
+	must(t, tok.Login(sealstore.SO, sealtest.SOPIN))
+	must(t, tok.InitUserPIN(sealtest.UserPIN))
+	must(t, tok.Login(sealstore.User, sealtest.UserPIN))
+	return st, tok, dev, j
+}
+
+func must(t *testing.T, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+func tokenPath(t *testing.T, dir string, tok *sealstore.Token) string {
+	t.Helper()
+	info, err := tok.Info()
+	must(t, err)
+	return filepath.Join(dir, "tokens", info.Serial)
+}
+
+// TestTraffic: nothing is asked of the TPM that need not be.
+func TestTraffic(t *testing.T) {
+	dir := t.TempDir()
+	st, tok, dev, _ := newToken(t, dir)
+	o, err := tok.CreateObject(true, []byte("k"), []byte("secret"))
+	must(t, err)
+	_, err = tok.Objects()
+	must(t, err)
+	dst, err := secmem.New(64)
+	must(t, err)
+	defer dst.Destroy()
+
+	before := dev.Commands()
+	for range 10 {
+		if _, err := tok.Objects(); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := st.Tokens(); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := tok.Info(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if n := dev.Commands() - before; n != 0 {
+		t.Errorf("listing costs %d commands", n)
+	}
+	before = dev.Commands()
+	_, err = tok.Unseal(o.ID, dst.Bytes())
+	must(t, err)
+	if n := dev.Commands() - before; n != 1 {
+		t.Errorf("unsealing costs %d commands", n)
+	}
+	before = dev.Commands()
+	_, err = tok.CreateObject(true, []byte("k"), nil)
+	must(t, err)
+	if n := dev.Commands() - before; n != 0 {
+		t.Errorf("an object without a secret costs %d commands", n)
+	}
+
+	// Without a TPM the tokens still show, and whatever needs none works.
+	dev.Fail(func(memseal.Op) error { return fmt.Errorf("gone: %w", sealstore.ErrUnavailable) })
+	if list, err := st.Tokens(); err != nil || len(list) != 1 {
+		t.Error(list, err)
+	}
+	if list, err := tok.Objects(); err != nil || len(list) != 2 {
+		t.Error(list, err)
+	}
+	_, err = tok.Unseal(o.ID, dst.Bytes())
+	if !errors.Is(err, sealstore.ErrUnavailable) {
+		t.Error(err)
+	}
+	if err := tok.Login(sealstore.User, sealtest.UserPIN); !errors.Is(err, sealstore.ErrUnavailable) {
+		t.Error(err)
+	}
+	if err := tok.SetPIN(sealstore.User, sealtest.UserPIN, []byte("other")); !errors.Is(err, sealstore.ErrUnavailable) {
+		t.Error(err)
+	}
+	if _, err := st.Create(sealstore.InitParams{SOPIN: sealtest.SOPIN}); !errors.Is(err, sealstore.ErrUnavailable) {
+		t.Error(err)
+	}
+	dev.Fail(nil)
+	must(t, tok.Login(sealstore.User, sealtest.UserPIN))
+	dev.ReplaceParent()
+	_, err = tok.Unseal(o.ID, dst.Bytes())
+	if !errors.Is(err, sealstore.ErrParent) {
+		t.Error(err)
+	}
+}
+
+// TestFailingStep has each command of the TPM fail in turn: what was there
+// before stays and works.
+func TestFailingStep(t *testing.T) {
+	dir := t.TempDir()
+	st, tok, dev, _ := newToken(t, dir)
+	info, err := tok.Info()
+	must(t, err)
+	kept, err := tok.CreateObject(true, []byte("k"), []byte("secret"))
+	must(t, err)
+	fault := errors.New("injected")
+	for _, c := range []struct {
+		name string
+		act  func() error
+	}{
+		{"SetPIN", func() error { return tok.SetPIN(sealstore.User, sealtest.UserPIN, sealtest.UserPIN) }},
+		{"Create", func() error {
+			_, err := st.Create(sealstore.InitParams{Label: "x", SOPIN: sealtest.SOPIN})
+			return err
+		}},
+		{"CreateObject", func() error { _, err := tok.CreateObject(true, nil, []byte("s")); return err }},
+		{"Reinit", func() error {
+			_, err := st.Reinit(info.Serial, "x", sealtest.SOPIN)
+			return err
+		}},
+	} {
+		for step := 1; ; step++ {
+			n := 0
+			dev.Fail(func(memseal.Op) error {
+				if n++; n == step {
+					return fault
+				}
+				return nil
+			})
+			err := c.act()
+			dev.Fail(nil)
+			if n < step {
+				must(t, err) // no command is left to fail
+				break
+			}
+			if !errors.Is(err, fault) {
+				t.Fatalf("%s, step %d: %v", c.name, step, err)
+			}
+			tok.Logout()
+			must(t, tok.Login(sealstore.User, sealtest.UserPIN))
+			list, err := tok.Objects()
+			must(t, err)
+			if !hasObject(list, kept.ID) {
+				t.Fatalf("%s, step %d: %+v", c.name, step, list)
+			}
+		}
+	}
+}
+
+func hasObject(list []sealstore.Object, id sealstore.ID) bool {
+	for _, o := range list {
+		if o.ID == id {
+			return true
+		}
+	}
+	return false
+}
+
+// TestDamagedObject flips every bit position's byte and cuts the file at many
+// lengths: that object is gone, the log says so once, all others stay.
+func TestDamagedObject(t *testing.T) {
+	dir := t.TempDir()
+	_, tok, _, j := newToken(t, dir)
+	for _, private := range []bool{true, false} {
+		o, err := tok.CreateObject(private, []byte("victim"), []byte("secret"))
+		must(t, err)
+		other, err := tok.CreateObject(private, []byte("bystander"), []byte("secret"))
+		must(t, err)
+		path := filepath.Join(tokenPath(t, dir, tok), "objects", fmt.Sprintf("%x", o.ID[:]))
+		good, err := os.ReadFile(path)
+		must(t, err)
+		try := func(what string, data []byte) {
+			t.Helper()
+			must(t, os.WriteFile(path, data, 0o600))
+			before := j.lines()
+			for range 2 {
+				list, err := tok.Objects()
+				must(t, err)
+				if hasObject(list, o.ID) || !hasObject(list, other.ID) {
+					t.Fatalf("%s: %+v", what, list)
+				}
+			}
+			if n := j.lines() - before; n != 1 {
+				t.Errorf("%s: %d lines in the log", what, n)
+			}
+			dst, err := secmem.New(64)
+			must(t, err)
+			defer dst.Destroy()
+			if _, err := tok.Unseal(o.ID, dst.Bytes()); !errors.Is(err, sealstore.ErrIntegrity) {
+				t.Fatalf("%s: %v", what, err)
+			}
+		}
+		for i := range good {
+			data := bytes.Clone(good)
+			data[i] ^= 1 << (i % 8)
+			try(fmt.Sprint("byte ", i), data)
+		}
+		for n := 0; n < len(good); n += 7 {
+			try(fmt.Sprint("cut to ", n), good[:n])
+		}
+		try("longer", append(bytes.Clone(good), 0))
+		must(t, os.WriteFile(path, good, 0o600))
+		list, err := tok.Objects()
+		must(t, err)
+		if !hasObject(list, o.ID) {
+			t.Fatal("the restored file is not accepted")
+		}
+	}
+}
+
+// TestDamagedToken alters the token file: no login succeeds with it, another
+// token is not affected, and a login that exists ends.
+func TestDamagedToken(t *testing.T) {
+	dir := t.TempDir()
+	st, tok, dev, _ := newToken(t, dir)
+	_, err := st.Create(sealstore.InitParams{Label: "bystander", SOPIN: sealtest.SOPIN})
+	must(t, err)
+	path := filepath.Join(tokenPath(t, dir, tok), "token")
+	good, err := os.ReadFile(path)
+	must(t, err)
+	// A step that shares no factor with the sizes of the fields.
+	for i := 0; i < len(good); i += 5 {
+		data := bytes.Clone(good)
+		data[i] ^= 1 << (i % 8)
+		must(t, os.WriteFile(path, data, 0o600))
+		if err := tok.Login(sealstore.User, sealtest.UserPIN); err == nil {
+			t.Fatalf("byte %d: the login succeeds", i)
+		}
+		dev.ResetLockout()
+		list, err := st.Tokens()
+		must(t, err)
+		if len(list) == 0 || len(list) > 2 {
+			t.Fatalf("byte %d: %+v", i, list)
+		}
+		if n, err := st.FreeSlot(); err != nil || n < 2 {
+			t.Fatalf("byte %d: free slot %d, %v", i, n, err)
+		}
+	}
+	must(t, os.WriteFile(path, good, 0o600))
+	must(t, tok.Login(sealstore.User, sealtest.UserPIN))
+
+	// The label is not confidential, but its change ends the login.
+	data := bytes.Clone(good)
+	data[7+1+8+4+8] = 'X'
+	must(t, os.WriteFile(path, data, 0o600))
+	if _, err := tok.Objects(); !errors.Is(err, sealstore.ErrIntegrity) {
+		t.Fatal(err)
+	}
+	if _, err := tok.CreateObject(true, nil, nil); !errors.Is(err, sealstore.ErrLocked) {
+		t.Fatal(err)
+	}
+	if err := tok.SetPIN(sealstore.User, sealtest.UserPIN, []byte("other")); !errors.Is(err, sealstore.ErrIntegrity) {
+		t.Fatal(err)
+	}
+}
+
+// TestSameSlot: a copied token that claims a slot in use does not hide its owner.
+func TestSameSlot(t *testing.T) {
+	a, b := t.TempDir(), t.TempDir()
+	st, _, _, j := newToken(t, a)
+	_, other, _, _ := newToken(t, b)
+	from := tokenPath(t, b, other)
+	must(t, os.CopyFS(filepath.Join(a, "tokens", filepath.Base(from)), os.DirFS(from)))
+	list, err := st.Tokens()
+	must(t, err)
+	if len(list) != 1 {
+		t.Fatalf("%+v", list)
+	}
+	if j.lines() != 1 {
+		t.Errorf("%d lines in the log", j.lines())
+	}
+}
+
+// mount gives a file system of its own, which only root can.
+func mount(t *testing.T, options string) string {
+	t.Helper()
+	if os.Geteuid() != 0 {
+		t.Skip("mounting a file system needs root")
+	}
+	dir := t.TempDir()
+	must(t, unix.Mount("tmpfs", dir, "tmpfs", 0, options))
+	t.Cleanup(func() {
+		for range 50 {
+			if err := unix.Unmount(dir, 0); err == nil {
+				return
+			}
+			time.Sleep(20 * time.Millisecond)
+		}
+		t.Error("cannot unmount", dir)
+	})
+	return dir
+}
+
+// TestReadOnly: from a read-only store everything can be read and used.
+func TestReadOnly(t *testing.T) {
+	dir := mount(t, "size=8m,mode=0700")
+	st, tok, _, _ := newToken(t, dir)
+	o, err := tok.CreateObject(true, []byte("k"), []byte("secret"))
+	must(t, err)
+	must(t, unix.Mount("", dir, "", unix.MS_REMOUNT|unix.MS_RDONLY, ""))
+	tok.Logout()
+	must(t, tok.Login(sealstore.User, sealtest.UserPIN))
+	if list, err := tok.Objects(); err != nil || len(list) != 1 {
+		t.Fatal(list, err)
+	}
+	dst, err := secmem.New(64)
+	must(t, err)
+	defer dst.Destroy()
+	_, err = tok.Unseal(o.ID, dst.Bytes())
+	must(t, err)
+	info, err := tok.Info()
+	must(t, err)
+	for name, act := range map[string]func() error{
+		"CreateObject": func() error { _, err := tok.CreateObject(true, nil, nil); return err },
+		"UpdateObject": func() error { _, err := tok.UpdateObject(o.ID, o.Stamp, nil); return err },
+		"DeleteObject": func() error { return tok.DeleteObject(o.ID) },
+		"SetPIN":       func() error { return tok.SetPIN(sealstore.User, sealtest.UserPIN, []byte("other")) },
+		"Create":       func() error { _, err := st.Create(sealstore.InitParams{SOPIN: sealtest.SOPIN}); return err },
+		"Reinit":       func() error { _, err := st.Reinit(info.Serial, "", sealtest.SOPIN); return err },
+	} {
+		if err := act(); !errors.Is(err, sealstore.ErrReadOnly) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
+// TestForbidden: directories that may not be written, for ordinary users.
+func TestForbidden(t *testing.T) {
+	if os.Geteuid() == 0 {
+		// Root may write everywhere; TestReadOnly is its test.
+		t.Skip("needs an ordinary user")
+	}
+	dir := t.TempDir()
+	_, tok, _, _ := newToken(t, dir)
+	objects := filepath.Join(tokenPath(t, dir, tok), "objects")
+	must(t, os.Chmod(objects, 0o500))
+	defer os.Chmod(objects, 0o700)
+	if _, err := tok.CreateObject(true, nil, nil); !errors.Is(err, sealstore.ErrReadOnly) {
+		t.Error(err)
+	}
+}
+
+// TestFull: when the disk is full, nothing that was stored is lost, and nothing
+// is reported stored that is not.
+func TestFull(t *testing.T) {
+	dir := mount(t, "size=256k,mode=0700")
+	st, tok, _, _ := newToken(t, dir)
+	body := bytes.Repeat([]byte("x"), 9000)
+	stored := map[sealstore.ID]bool{}
+	var last sealstore.Object
+	var err error
+	for {
+		var o sealstore.Object
+		if o, err = tok.CreateObject(true, body, nil); err != nil {
+			break
+		}
+		last, stored[o.ID] = o, true
+	}
+	if !errors.Is(err, sealstore.ErrFull) || len(stored) == 0 {
+		t.Fatal(len(stored), err)
+	}
+	// Fill what is left, so that even a token file has no room.
+	f, err := os.Create(filepath.Join(dir, "filler"))
+	must(t, err)
+	for {
+		if _, err := f.Write(make([]byte, 4096)); err != nil {
+			break
+		}
+	}
+	f.Close()
+	info, err := tok.Info()
+	must(t, err)
+	for name, act := range map[string]func() error{
+		"UpdateObject": func() error { _, err := tok.UpdateObject(last.ID, last.Stamp, body); return err },
+		"SetPIN":       func() error { return tok.SetPIN(sealstore.User, sealtest.UserPIN, []byte("other")) },
+		"Create":       func() error { _, err := st.Create(sealstore.InitParams{SOPIN: sealtest.SOPIN}); return err },
+		"Reinit":       func() error { _, err := st.Reinit(info.Serial, "", sealtest.SOPIN); return err },
+	} {
+		if err := act(); !errors.Is(err, sealstore.ErrFull) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	tok.Logout()
+	must(t, tok.Login(sealstore.User, sealtest.UserPIN))
+	list, err := tok.Objects()
+	must(t, err)
+	if len(list) != len(stored) {
+		t.Fatalf("%d objects, %d were stored", len(list), len(stored))
+	}
+	for _, o := range list {
+		if !stored[o.ID] || !bytes.Equal(o.Body, body) {
+			t.Errorf("object %x", o.ID)
+		}
+	}
+	must(t, tok.DeleteObject(last.ID))
+	_, err = tok.CreateObject(true, body[:4000], nil)
+	must(t, err)
+	left, _ := filepath.Glob(filepath.Join(dir, "tokens", "*", "objects", ".tmp-*"))
+	if len(left) != 0 {
+		t.Error("left behind:", left)
+	}
+}

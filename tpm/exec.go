@@ -1,0 +1,146 @@
+package tpm
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+
+	"github.com/google/go-tpm/tpm2"
+
+	"github.com/InterCooperative-Network/icn-p11/internal/secmem"
+)
+
+var errFrame = errors.New("the TPM's answer is malformed")
+
+// command is a command whose first parameter, or that of its answer, is a
+// secret. go-tpm would leave copies of it on the Go heap, so these commands
+// are written and read here, in secret memory; the session is go-tpm's.
+type command struct {
+	code    tpm2.TPMCC
+	handles []tpm2.TPMHandle
+	names   []tpm2.TPM2BName // of the handles
+	params  []byte           // in secret memory; encrypted in place
+}
+
+// exec runs a command that s alone authorises (Part 1, 18 and 19). It gives
+// the answer's parameters, decrypted in page, which may be the page that
+// holds the command's.
+func (t *TPM) exec(c command, s *warmSession, page []byte) (out []byte, err error) {
+	secmem.Do(func() { out, err = t.execute(c, s, page) })
+	return out, err
+}
+
+func (t *TPM) execute(c command, s *warmSession, page []byte) ([]byte, error) {
+	if err := s.NewNonceCaller(); err != nil {
+		return nil, err
+	}
+	if len(c.params) >= 2 {
+		n := int(binary.BigEndian.Uint16(c.params))
+		if err := s.Encrypt(c.params[2 : 2+n]); err != nil {
+			return nil, err
+		}
+	}
+	auth, err := s.Authorize(c.code, c.params, nil, c.names, 0)
+	if err != nil {
+		return nil, err
+	}
+	area := tpm2.Marshal(*auth)
+	frame := make([]byte, 0, 10+4*len(c.handles)+4+len(area)+len(c.params))
+	frame = binary.BigEndian.AppendUint16(frame, uint16(tpm2.TPMSTSessions))
+	frame = binary.BigEndian.AppendUint32(frame, uint32(cap(frame)))
+	frame = binary.BigEndian.AppendUint32(frame, uint32(c.code))
+	for _, h := range c.handles {
+		frame = binary.BigEndian.AppendUint32(frame, uint32(h))
+	}
+	frame = binary.BigEndian.AppendUint32(frame, uint32(len(area)))
+	frame = append(frame, area...)
+	frame = append(frame, c.params...) // encrypted by now
+
+	answer, err := t.link.Send(frame)
+	if err != nil {
+		return nil, err
+	}
+	params, auths, err := splitAnswer(answer)
+	if err != nil {
+		s.CleanupFailure(t.link) // ends a session that was for this command alone
+		return nil, err
+	}
+	validation, err := tpm2.Unmarshal[tpm2.TPMSAuthResponse](auths)
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", errFrame, err)
+	}
+	if err := s.Validate(tpm2.TPMRCSuccess, c.code, params, c.names, 0, validation); err != nil {
+		return nil, fmt.Errorf("%w: %w", errFrame, err)
+	}
+	if len(params) > len(page) {
+		return nil, errFrame
+	}
+	out := page[:copy(page, params)]
+	if len(out) >= 2 {
+		n := int(binary.BigEndian.Uint16(out))
+		if 2+n > len(out) {
+			return nil, errFrame
+		}
+		if err := s.Decrypt(out[2 : 2+n]); err != nil {
+			return nil, err
+		}
+	}
+	return out, nil
+}
+
+// splitAnswer takes an answer with sessions and without handles apart: its
+// parameters and its authorisation area. A response code that is not success
+// is the error, as go-tpm's type.
+func splitAnswer(a []byte) (params, auths []byte, err error) {
+	if len(a) < 10 || binary.BigEndian.Uint32(a[2:]) != uint32(len(a)) {
+		return nil, nil, errFrame
+	}
+	if rc := binary.BigEndian.Uint32(a[6:]); rc != 0 {
+		return nil, nil, tpm2.TPMRC(rc)
+	}
+	if binary.BigEndian.Uint16(a) != uint16(tpm2.TPMSTSessions) || len(a) < 14 {
+		return nil, nil, errFrame
+	}
+	n := binary.BigEndian.Uint32(a[10:])
+	if uint64(n) > uint64(len(a)-14) {
+		return nil, nil, errFrame
+	}
+	return a[14 : 14+n], a[14+n:], nil
+}
+
+// writer fills a buffer in secret memory.
+type writer struct {
+	buf  []byte
+	n    int
+	full bool
+}
+
+func (w *writer) raw(p []byte) {
+	if len(p) > len(w.buf)-w.n {
+		w.full = true
+		return
+	}
+	w.n += copy(w.buf[w.n:], p)
+}
+
+func (w *writer) u16(v int)      { w.raw([]byte{byte(v >> 8), byte(v)}) }
+func (w *writer) u32(v uint32)   { w.raw(binary.BigEndian.AppendUint32(nil, v)) }
+func (w *writer) sized(p []byte) { w.u16(len(p)); w.raw(p) }
+
+// reader takes TPM2B structures from a buffer; buf is nil after an error.
+type reader struct{ buf []byte }
+
+func (r *reader) sized() []byte {
+	if len(r.buf) < 2 {
+		r.buf = nil
+		return nil
+	}
+	n := int(binary.BigEndian.Uint16(r.buf))
+	if n > len(r.buf)-2 {
+		r.buf = nil
+		return nil
+	}
+	p := r.buf[2 : 2+n]
+	r.buf = r.buf[2+n:]
+	return p
+}

@@ -1,0 +1,108 @@
+package tpm
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"net"
+	"os"
+	"syscall"
+	"time"
+)
+
+// swtpm is a software TPM: bare frames over a Unix or TCP socket. It serves
+// one connection at a time; others wait in the listener's queue without a
+// word, and beyond that get EAGAIN. Being connected is therefore being alone.
+type swtpm struct {
+	network, address string
+	exclusive        bool // nobody else uses it at all
+}
+
+func (s *swtpm) String() string {
+	if s.network == "unix" {
+		return "swtpm:path=" + s.address
+	}
+	return "swtpm:" + s.address
+}
+
+func (s *swtpm) keep() bool    { return s.exclusive }
+func (s *swtpm) alone() bool   { return true }
+func (s *swtpm) managed() bool { return false }
+func (s *swtpm) startup() bool { return true }
+
+// restartWait is how long a socket that nobody listens on is tried again: a
+// swtpm that is being restarted is back by then.
+const restartWait = time.Second
+
+func (s *swtpm) open(timeout time.Duration) (conn, error) {
+	start := time.Now()
+	for {
+		c, err := net.DialTimeout(s.network, s.address, timeout)
+		if err == nil {
+			return &stream{c}, nil
+		}
+		limit := time.Duration(0)
+		switch {
+		case errors.Is(err, syscall.EAGAIN):
+			limit = timeout
+		case errors.Is(err, syscall.ECONNREFUSED):
+			limit = restartWait
+		}
+		if time.Since(start) >= limit {
+			switch {
+			case errors.Is(err, os.ErrNotExist), errors.Is(err, syscall.ECONNREFUSED):
+				err = fmt.Errorf("%w: start swtpm there, or correct device_path", err)
+			case errors.Is(err, os.ErrPermission):
+				err = fmt.Errorf("%w: give this user access to the socket", err)
+			case errors.Is(err, syscall.EAGAIN):
+				err = fmt.Errorf("%w: other programs kept it busy for %v", err, timeout)
+			}
+			return nil, &lostError{err, false}
+		}
+		time.Sleep(time.Millisecond/2 + rand.N(10*time.Millisecond))
+	}
+}
+
+// stream carries frames over a stream socket.
+type stream struct{ net.Conn }
+
+func (s *stream) exchange(command []byte, timeout time.Duration) ([]byte, error) {
+	s.SetDeadline(time.Now().Add(timeout))
+	if _, err := s.Write(command); err != nil {
+		return nil, s.explain(err, timeout)
+	}
+	var head [10]byte
+	if _, err := io.ReadFull(s, head[:]); err != nil {
+		return nil, s.explain(err, timeout)
+	}
+	n := binary.BigEndian.Uint32(head[2:])
+	if n < uint32(len(head)) || n > maxFrame {
+		return nil, errFrame
+	}
+	answer := make([]byte, n)
+	copy(answer, head[:])
+	if _, err := io.ReadFull(s, answer[len(head):]); err != nil {
+		return nil, s.explain(err, timeout)
+	}
+	return answer, nil
+}
+
+func (s *stream) explain(err error, timeout time.Duration) error {
+	if errors.Is(err, os.ErrDeadlineExceeded) {
+		return &lostError{fmt.Errorf("no answer within %v", timeout), false}
+	}
+	return err
+}
+
+// Close shuts the connection down first: a child that was forked meanwhile
+// has a copy of the descriptor, and swtpm would go on waiting for it.
+func (s *stream) Close() error {
+	if c, ok := s.Conn.(syscall.Conn); ok {
+		if raw, err := c.SyscallConn(); err == nil {
+			raw.Control(func(fd uintptr) { syscall.Shutdown(int(fd), syscall.SHUT_RDWR) })
+		}
+	}
+	return s.Conn.Close()
+}

@@ -1,0 +1,741 @@
+// Package tpm seals secrets to a TPM 2.0. It implements sealstore.Sealer over
+// github.com/google/go-tpm.
+//
+// Section numbers are of the TCG's TPM 2.0 Library specification. Every
+// secret crosses the bus encrypted: sessions are salted to the storage root
+// key (SRK), whose Name the caller has recorded, and encrypt the first
+// parameter in both directions (Part 1, 19 and 21).
+package tpm
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"sync"
+	"time"
+
+	"github.com/google/go-tpm/tpm2"
+
+	"github.com/InterCooperative-Network/icn-p11/internal/secmem"
+	"github.com/InterCooperative-Network/icn-p11/sealstore"
+)
+
+// Config says which TPM, and how to use it.
+type Config struct {
+	// Device is a device_path: "/dev/tpmrm0", "device:PATH",
+	// "swtpm:path=P", "swtpm:host=H,port=N" or "swtpm:H:N", the last three
+	// with ",exclusive" where nobody else uses that TPM. Empty chooses
+	// /dev/tpmrm0, else /dev/tpm0.
+	Device string
+	// KeyHandle is where a persistent SRK is looked for.
+	KeyHandle uint32
+	Log       *slog.Logger
+	// Timeout bounds one command, including the wait for other users of a
+	// TPM without a resource manager. Zero is a minute.
+	Timeout time.Duration
+}
+
+const (
+	defaultTimeout = time.Minute
+	// slowUnseal is when the log points to auto_lock_timeout_secs.
+	slowUnseal = time.Second
+	// maxSecret is the largest sealed secret, in bytes (MAX_SYM_DATA).
+	maxSecret = 128
+	// authSize is the length of an authorisation value: the largest that
+	// SHA-256 as nameAlg allows. It must be text, because go-tpm cuts the
+	// value at the first zero byte when it computes an HMAC.
+	authSize = 32
+)
+
+// TPM is one TPM. It is opened by the first command. All methods may be
+// called from any goroutine; commands run one after the other, on the
+// goroutine of the caller.
+type TPM struct {
+	cfg    Config
+	opener opener
+
+	mu       sync.Mutex
+	link     *link // nil: closed
+	commands uint64
+
+	srk        *rootKey // loaded on link, or persistent
+	persistent *rootKey // what was found at KeyHandle; survives the link
+	loaded     *loadedKey
+	sessions   map[string]*warmSession
+
+	slowOnce sync.Once
+}
+
+// rootKey is a storage root key. A transient one has to be flushed.
+type rootKey struct {
+	handle    tpm2.TPMHandle
+	name      tpm2.TPM2BName
+	public    tpm2.TPMTPublic
+	transient bool
+}
+
+// loadedKey is the sealed object that was used last, kept loaded where the
+// TPM is ours alone.
+type loadedKey struct {
+	id     [sha256.Size]byte
+	handle tpm2.TPMHandle
+	name   tpm2.TPM2BName
+}
+
+type warmSession struct {
+	tpm2.Session
+	close func() error
+}
+
+// maxSessions is how many sessions are kept: TPMs hold at least three.
+const maxSessions = 2
+
+// New checks the configuration. It sends nothing.
+func New(c Config) (*TPM, error) {
+	o, err := parseDevice(c.Device)
+	if err != nil {
+		return nil, err
+	}
+	if c.Log == nil {
+		c.Log = slog.New(slog.DiscardHandler)
+	}
+	if c.Timeout == 0 {
+		c.Timeout = defaultTimeout
+	}
+	return &TPM{cfg: c, opener: o}, nil
+}
+
+// String names the device.
+func (t *TPM) String() string { return t.opener.String() }
+
+// Commands counts the commands that were sent, with repetitions.
+func (t *TPM) Commands() uint64 {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.commands
+}
+
+// do runs one transaction: it opens the TPM, runs f, and leaves nothing
+// behind where others use the TPM too. f is run a second time where the
+// connection broke, or handles that were kept have gone: all that this
+// package does can be repeated.
+func (t *TPM) do(op string, f func() error) error {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	start := time.Now()
+	var err error
+	for attempt := range 2 {
+		if err = t.open(); err != nil {
+			break
+		}
+		err = f()
+		if err == nil || attempt > 0 || !t.recover(err) {
+			break
+		}
+	}
+	if t.link != nil && !t.opener.keep() {
+		t.release()
+		t.drop()
+	}
+	t.cfg.Log.LogAttrs(context.Background(), slog.LevelDebug, "TPM operation",
+		slog.String("operation", op), slog.Duration("took", time.Since(start)), slog.Any("error", err))
+	if err != nil {
+		return t.explain(op, err)
+	}
+	return nil
+}
+
+func (t *TPM) open() error {
+	if t.link != nil {
+		return nil
+	}
+	c, err := t.opener.open(t.cfg.Timeout)
+	if err != nil {
+		return err
+	}
+	t.link = &link{conn: c, timeout: t.cfg.Timeout, startup: t.opener.startup(), count: &t.commands}
+	return nil
+}
+
+// recover decides whether a second try can help, and prepares it.
+func (t *TPM) recover(err error) bool {
+	var lost *lostError
+	switch {
+	case errors.As(err, &lost):
+		t.drop()
+		return lost.retry
+	case errors.Is(err, tpm2.TPMRCObjectMemory), errors.Is(err, tpm2.TPMRCSessionMemory),
+		errors.Is(err, tpm2.TPMRCSessionHandles), errors.Is(err, tpm2.TPMRCContextGap), errors.Is(err, tpm2.TPMRCObjectHandles):
+		t.release()
+		if t.opener.alone() {
+			t.flushStale()
+		}
+		return true
+	case t.srk != nil && isStale(err):
+		// The TPM was restarted, or somebody flushed our handles.
+		t.release()
+		t.persistent = nil
+		return true
+	}
+	return false
+}
+
+// isStale recognises the answers to handles that are gone, and to a session
+// that was salted to a key that is no longer at its handle.
+func isStale(err error) bool {
+	for _, rc := range []tpm2.TPMRC{
+		tpm2.TPMRCReferenceH0, tpm2.TPMRCReferenceH1, tpm2.TPMRCReferenceS0, tpm2.TPMRCHandle,
+	} {
+		if errors.Is(err, rc) {
+			return true
+		}
+	}
+	return false
+}
+
+// drop closes the connection. What was loaded on it is gone or not ours any
+// more.
+func (t *TPM) drop() {
+	if t.link != nil {
+		t.link.conn.Close()
+		t.link = nil
+	}
+	t.srk, t.loaded, t.sessions = nil, nil, nil
+}
+
+// release flushes everything that is loaded. Errors do not matter: what
+// cannot be flushed is gone, or will be found stale.
+func (t *TPM) release() {
+	for _, s := range t.sessions {
+		s.close()
+	}
+	if t.loaded != nil {
+		t.flush(t.loaded.handle)
+	}
+	if t.srk != nil && t.srk.transient {
+		t.flush(t.srk.handle)
+	}
+	t.srk, t.loaded, t.sessions = nil, nil, nil
+}
+
+func (t *TPM) flush(h tpm2.TPMHandle) {
+	tpm2.FlushContext{FlushHandle: h}.Execute(t.link)
+}
+
+// flushStale frees every transient object and session of the TPM. It is for
+// a TPM that nobody else can use while we hold the connection: what is there
+// belongs to a client that died.
+func (t *TPM) flushStale() {
+	const first = 64
+	for _, from := range []uint32{0x80000000, 0x02000000, 0x03000000} {
+		r, err := tpm2.GetCapability{Capability: tpm2.TPMCapHandles, Property: from, PropertyCount: first}.Execute(t.link)
+		if err != nil {
+			continue
+		}
+		handles, err := r.CapabilityData.Data.Handles()
+		if err != nil {
+			continue
+		}
+		for _, h := range handles.Handle {
+			t.cfg.Log.Info("flushing a handle that a dead client left in the TPM", "device", t.String(), "handle", fmt.Sprintf("0x%08x", uint32(h)))
+			t.flush(h)
+		}
+	}
+}
+
+// root finds the SRK whose Name is parent, or any with the right template
+// where parent is nil.
+func (t *TPM) root(parent []byte) (*rootKey, error) {
+	if t.srk != nil && (parent == nil || bytes.Equal(t.srk.name.Buffer, parent)) {
+		return t.srk, nil
+	}
+	if t.srk != nil {
+		t.release()
+	}
+	if t.persistent == nil {
+		k, err := t.readPersistent()
+		if err != nil {
+			return nil, err
+		}
+		t.persistent = k
+	}
+	if k := t.persistent; k.handle != 0 && (parent == nil || bytes.Equal(k.name.Buffer, parent)) {
+		t.srk = k
+		return k, nil
+	}
+	r, err := tpm2.CreatePrimary{
+		PrimaryHandle: tpm2.TPMRHOwner,
+		InPublic:      tpm2.New2B(tpm2.ECCSRKTemplate),
+	}.Execute(t.link)
+	if err != nil {
+		return nil, fmt.Errorf("creating the storage root key: %w", err)
+	}
+	public, err := r.OutPublic.Contents()
+	if err == nil {
+		err = checkName(public, r.Name)
+	}
+	if err != nil {
+		t.flush(r.ObjectHandle)
+		return nil, fmt.Errorf("creating the storage root key: %w", err)
+	}
+	t.srk = &rootKey{handle: r.ObjectHandle, name: r.Name, public: *public, transient: true}
+	if parent != nil && !bytes.Equal(r.Name.Buffer, parent) {
+		return nil, fmt.Errorf("%w: its Name is %x, the token's is %x; the TPM was cleared or is another one",
+			sealstore.ErrParent, r.Name.Buffer, parent)
+	}
+	return t.srk, nil
+}
+
+// readPersistent looks for an SRK at KeyHandle. A key of another template
+// there is somebody else's: it is left alone, and a result with handle 0 says
+// that there is none to use.
+func (t *TPM) readPersistent() (*rootKey, error) {
+	none := &rootKey{}
+	h := tpm2.TPMHandle(t.cfg.KeyHandle)
+	if h == 0 {
+		return none, nil
+	}
+	r, err := tpm2.ReadPublic{ObjectHandle: h}.Execute(t.link)
+	if errors.Is(err, tpm2.TPMRCHandle) || errors.Is(err, tpm2.TPMRCValue) {
+		return none, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("reading the key at 0x%08x: %w", uint32(h), err)
+	}
+	public, err := r.OutPublic.Contents()
+	if err != nil {
+		return nil, fmt.Errorf("reading the key at 0x%08x: %w", uint32(h), err)
+	}
+	if err := checkName(public, r.Name); err != nil {
+		return nil, fmt.Errorf("reading the key at 0x%08x: %w", uint32(h), err)
+	}
+	if !isRootTemplate(public) {
+		t.cfg.Log.Warn("the key at key_handle is not a storage root key; one is created for each use instead",
+			"device", t.String(), "key_handle", fmt.Sprintf("0x%08x", uint32(h)))
+		return none, nil
+	}
+	return &rootKey{handle: h, name: r.Name, public: *public}, nil
+}
+
+// checkName computes the Name from the public area (Part 1, 16), so that the
+// key that is salted to is the one that has the Name.
+func checkName(public *tpm2.TPMTPublic, name tpm2.TPM2BName) error {
+	n, err := tpm2.ObjectName(public)
+	if err != nil {
+		return err
+	}
+	if !bytes.Equal(n.Buffer, name.Buffer) {
+		return errors.New("the TPM's answer is inconsistent: the Name does not follow from the public area")
+	}
+	return nil
+}
+
+// isRootTemplate compares everything but the key itself with the TCG's
+// template of an ECC P-256 SRK.
+func isRootTemplate(public *tpm2.TPMTPublic) bool {
+	p, want := *public, tpm2.ECCSRKTemplate
+	p.Unique, want.Unique = tpm2.TPMUPublicID{}, tpm2.TPMUPublicID{}
+	if p.Type != want.Type {
+		return false
+	}
+	p.Unique = tpm2.ECCSRKTemplate.Unique
+	want.Unique = tpm2.ECCSRKTemplate.Unique
+	return bytes.Equal(tpm2.Marshal(p), tpm2.Marshal(want))
+}
+
+// load loads a sealed object, or finds it loaded.
+func (t *TPM) load(parent []byte, b sealstore.Blob) (*rootKey, *loadedKey, error) {
+	public := tpm2.BytesAs2B[tpm2.TPMTPublic](b.Public)
+	p, err := public.Contents()
+	if err != nil || p.Type != tpm2.TPMAlgKeyedHash || !bytes.Equal(tpm2.Marshal(*p), b.Public) {
+		return nil, nil, fmt.Errorf("%w: its public area is not that of a sealed object", sealstore.ErrBlob)
+	}
+	srk, err := t.root(parent)
+	if err != nil {
+		return nil, nil, err
+	}
+	h := sha256.New()
+	h.Write(b.Public)
+	h.Write(b.Private)
+	var id [sha256.Size]byte
+	h.Sum(id[:0])
+	if t.loaded != nil && t.loaded.id == id {
+		return srk, t.loaded, nil
+	}
+	if t.loaded != nil {
+		t.flush(t.loaded.handle)
+		t.loaded = nil
+	}
+	r, err := tpm2.Load{
+		ParentHandle: tpm2.AuthHandle{Handle: srk.handle, Name: srk.name, Auth: tpm2.PasswordAuth(nil)},
+		InPrivate:    tpm2.TPM2BPrivate{Buffer: b.Private},
+		InPublic:     public,
+	}.Execute(t.link)
+	if err != nil {
+		var fmt1 tpm2.TPMFmt1Error
+		if errors.As(err, &fmt1) && !isStale(err) {
+			return nil, nil, fmt.Errorf("%w: %w", sealstore.ErrBlob, err)
+		}
+		return nil, nil, fmt.Errorf("loading a sealed object: %w", err)
+	}
+	t.loaded = &loadedKey{id, r.ObjectHandle, r.Name}
+	return srk, t.loaded, nil
+}
+
+// direction says which parameters a session encrypts.
+type direction bool
+
+const (
+	outOnly direction = false // for commands whose first parameter is no buffer
+	inOut   direction = true
+)
+
+// session gives a session salted to the SRK, with one authorisation value. A
+// kept one is used again; otherwise it ends with the command.
+func (t *TPM) session(srk *rootKey, auth []byte, dir direction) (*warmSession, error) {
+	key := string(auth)
+	if dir == inOut {
+		key += " in"
+	}
+	if s := t.sessions[key]; s != nil {
+		return s, nil
+	}
+	for k, s := range t.sessions {
+		if len(t.sessions) < maxSessions {
+			break
+		}
+		s.close()
+		delete(t.sessions, k)
+	}
+	opts := []tpm2.AuthOption{tpm2.Salted(srk.handle, srk.public)}
+	if len(auth) > 0 {
+		opts = append(opts, tpm2.Auth(auth))
+	}
+	if dir == inOut {
+		opts = append(opts, tpm2.AESEncryption(128, tpm2.EncryptInOut))
+	} else {
+		opts = append(opts, tpm2.AESEncryption(128, tpm2.EncryptOut))
+	}
+	const nonce = 16
+	if !t.opener.keep() {
+		s := tpm2.HMAC(tpm2.TPMAlgSHA256, nonce, opts...)
+		if err := s.Init(t.link); err != nil {
+			return nil, fmt.Errorf("starting a session: %w", err)
+		}
+		return &warmSession{s, func() error { return s.CleanupFailure(t.link) }}, nil
+	}
+	s, end, err := tpm2.HMACSession(t.link, tpm2.TPMAlgSHA256, nonce, opts...)
+	if err != nil {
+		return nil, fmt.Errorf("starting a session: %w", err)
+	}
+	w := &warmSession{s, end}
+	if t.sessions == nil {
+		t.sessions = map[string]*warmSession{}
+	}
+	t.sessions[key] = w
+	return w, nil
+}
+
+func checkAuth(auth []byte) error {
+	if len(auth) != 0 && len(auth) != authSize {
+		return fmt.Errorf("an authorisation value has %d bytes, not 0 or %d", len(auth), authSize)
+	}
+	for _, c := range auth {
+		if c < 0x21 || c > 0x7e {
+			return errors.New("an authorisation value must be printable ASCII")
+		}
+	}
+	return nil
+}
+
+// Parent implements sealstore.Sealer.
+func (t *TPM) Parent() (name []byte, err error) {
+	err = t.do("reading the storage root key", func() error {
+		k, err := t.root(nil)
+		if err == nil {
+			name = bytes.Clone(k.name.Buffer)
+		}
+		return err
+	})
+	return name, err
+}
+
+// Seal implements sealstore.Sealer with TPM2_Create.
+func (t *TPM) Seal(parent []byte, secret, auth []byte, o sealstore.SealOptions) (b sealstore.Blob, err error) {
+	if err := checkAuth(auth); err != nil {
+		return b, err
+	}
+	if len(secret) < 1 || len(secret) > maxSecret {
+		return b, fmt.Errorf("a sealed secret has 1 to %d bytes, not %d", maxSecret, len(secret))
+	}
+	public := tpm2.New2B(tpm2.TPMTPublic{
+		Type:    tpm2.TPMAlgKeyedHash,
+		NameAlg: tpm2.TPMAlgSHA256,
+		ObjectAttributes: tpm2.TPMAObject{
+			FixedTPM: true, FixedParent: true, UserWithAuth: true, NoDA: !o.DictionaryAttack,
+		},
+		Parameters: tpm2.NewTPMUPublicParms(tpm2.TPMAlgKeyedHash, &tpm2.TPMSKeyedHashParms{
+			Scheme: tpm2.TPMTKeyedHashScheme{Scheme: tpm2.TPMAlgNull},
+		}),
+	})
+	err = t.do("sealing", func() error {
+		srk, err := t.root(parent)
+		if err != nil {
+			return err
+		}
+		s, err := t.session(srk, nil, inOut)
+		if err != nil {
+			return err
+		}
+		params, err := secmem.New(secmem.Max)
+		if err != nil {
+			return err
+		}
+		defer params.Destroy()
+		w := writer{buf: params.Bytes()}
+		w.u16(2 + len(auth) + 2 + len(secret)) // TPM2B_SENSITIVE_CREATE (Part 2, 11.1.15)
+		w.sized(auth)
+		w.sized(secret)
+		w.raw(tpm2.Marshal(public))
+		w.u16(0) // outsideInfo
+		w.u32(0) // creationPCR
+		if w.full {
+			return errors.New("sealed secret too large")
+		}
+		out, err := t.exec(command{
+			code: tpm2.TPMCCCreate, handles: []tpm2.TPMHandle{srk.handle}, names: []tpm2.TPM2BName{srk.name},
+			params: w.buf[:w.n],
+		}, s, params.Bytes())
+		if err != nil {
+			return err
+		}
+		r := reader{out}
+		b.Private, b.Public = bytes.Clone(r.sized()), bytes.Clone(r.sized())
+		if r.buf == nil || len(b.Private) == 0 || len(b.Public) == 0 {
+			return errFrame
+		}
+		return nil
+	})
+	return b, err
+}
+
+// Unseal implements sealstore.Sealer with TPM2_Unseal.
+func (t *TPM) Unseal(parent []byte, b sealstore.Blob, auth []byte, dst []byte) (n int, err error) {
+	if err := checkAuth(auth); err != nil {
+		return 0, err
+	}
+	start := time.Now()
+	err = t.do("unsealing", func() error {
+		srk, key, err := t.load(parent, b)
+		if err != nil {
+			return err
+		}
+		s, err := t.session(srk, auth, outOnly)
+		if err != nil {
+			return err
+		}
+		page, err := secmem.New(secmem.Max)
+		if err != nil {
+			return err
+		}
+		defer page.Destroy()
+		out, err := t.exec(command{
+			code: tpm2.TPMCCUnseal, handles: []tpm2.TPMHandle{key.handle}, names: []tpm2.TPM2BName{key.name},
+		}, s, page.Bytes())
+		if err != nil {
+			return err
+		}
+		r := reader{out}
+		secret := r.sized()
+		if r.buf == nil || len(r.buf) != 0 {
+			return errFrame
+		}
+		if len(secret) > len(dst) {
+			return fmt.Errorf("%w: it holds %d bytes, at most %d are expected", sealstore.ErrBlob, len(secret), len(dst))
+		}
+		n = copy(dst, secret)
+		return nil
+	})
+	if took := time.Since(start); err == nil && took > slowUnseal {
+		t.slowOnce.Do(func() {
+			t.cfg.Log.Warn("unsealing is slow on this TPM; auto_lock_timeout_secs keeps keys unlocked between signatures",
+				"device", t.String(), "took", took)
+		})
+	}
+	return n, err
+}
+
+// ChangeAuth implements sealstore.Sealer with TPM2_ObjectChangeAuth.
+func (t *TPM) ChangeAuth(parent []byte, b sealstore.Blob, oldAuth, newAuth []byte) (changed sealstore.Blob, err error) {
+	if err := errors.Join(checkAuth(oldAuth), checkAuth(newAuth)); err != nil {
+		return changed, err
+	}
+	err = t.do("changing a PIN", func() error {
+		srk, key, err := t.load(parent, b)
+		if err != nil {
+			return err
+		}
+		s, err := t.session(srk, oldAuth, inOut)
+		if err != nil {
+			return err
+		}
+		page, err := secmem.New(secmem.Max)
+		if err != nil {
+			return err
+		}
+		defer page.Destroy()
+		w := writer{buf: page.Bytes()}
+		w.sized(newAuth)
+		out, err := t.exec(command{
+			code:    tpm2.TPMCCObjectChangeAuth,
+			handles: []tpm2.TPMHandle{key.handle, srk.handle}, names: []tpm2.TPM2BName{key.name, srk.name},
+			params: w.buf[:w.n],
+		}, s, page.Bytes())
+		if err != nil {
+			return err
+		}
+		r := reader{out}
+		changed = sealstore.Blob{Public: bytes.Clone(b.Public), Private: bytes.Clone(r.sized())}
+		if r.buf == nil || len(r.buf) != 0 || len(changed.Private) == 0 {
+			return errFrame
+		}
+		return nil
+	})
+	return changed, err
+}
+
+// Random implements sealstore.Sealer. The bytes cross the bus in the clear:
+// they are meant to be mixed with others, never used alone.
+func (t *TPM) Random(p []byte) error {
+	return t.do("reading random numbers", func() error {
+		for rest := p; len(rest) > 0; {
+			r, err := tpm2.GetRandom{BytesRequested: uint16(min(len(rest), 32))}.Execute(t.link)
+			if err != nil {
+				return err
+			}
+			n := copy(rest, r.RandomBytes.Buffer)
+			if n == 0 {
+				return errFrame
+			}
+			secmem.Wipe(r.RandomBytes.Buffer)
+			rest = rest[n:]
+		}
+		return nil
+	})
+}
+
+// Lockout implements sealstore.Sealer with one TPM2_GetCapability.
+func (t *TPM) Lockout() (l sealstore.Lockout, err error) {
+	err = t.do("reading the lockout counters", func() error {
+		props, err := t.properties(tpm2.TPMPTLockoutCounter, 4)
+		if err != nil {
+			return err
+		}
+		l = sealstore.Lockout{
+			Counter:  props[tpm2.TPMPTLockoutCounter],
+			Max:      props[tpm2.TPMPTMaxAuthFail],
+			Interval: time.Duration(props[tpm2.TPMPTLockoutInterval]) * time.Second,
+			Recovery: time.Duration(props[tpm2.TPMPTLockoutRecovery]) * time.Second,
+		}
+		l.InLockout = l.Max > 0 && l.Counter >= l.Max
+		return nil
+	})
+	return l, err
+}
+
+func (t *TPM) properties(first tpm2.TPMPT, n uint32) (map[tpm2.TPMPT]uint32, error) {
+	r, err := tpm2.GetCapability{Capability: tpm2.TPMCapTPMProperties, Property: uint32(first), PropertyCount: n}.Execute(t.link)
+	if err != nil {
+		return nil, err
+	}
+	list, err := r.CapabilityData.Data.TPMProperties()
+	if err != nil {
+		return nil, err
+	}
+	m := map[tpm2.TPMPT]uint32{}
+	for _, p := range list.TPMProperty {
+		m[p.Property] = p.Value
+	}
+	return m, nil
+}
+
+// Release implements sealstore.Sealer.
+func (t *TPM) Release() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.link != nil {
+		t.release()
+	}
+}
+
+// Close implements sealstore.Sealer.
+func (t *TPM) Close() error {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.link != nil {
+		t.release()
+		t.drop()
+	}
+	return nil
+}
+
+// explain adds what failed and where, and the sealstore error it amounts to.
+func (t *TPM) explain(op string, err error) error {
+	var lost *lostError
+	kind := error(nil)
+	switch {
+	case errors.Is(err, tpm2.TPMRCAuthFail), errors.Is(err, tpm2.TPMRCBadAuth):
+		kind = sealstore.ErrAuth
+	case errors.Is(err, tpm2.TPMRCLockout):
+		kind = sealstore.ErrLockout
+	case errors.As(err, &lost), errors.Is(err, io.ErrUnexpectedEOF), errors.Is(err, errFrame):
+		kind = sealstore.ErrUnavailable
+	}
+	if kind == nil || errors.Is(err, kind) {
+		return fmt.Errorf("%s: %s: %w", t, op, err)
+	}
+	return fmt.Errorf("%s: %s: %w: %w", t, op, kind, err)
+}
+
+// Report is what the doctor wants to know about a TPM.
+type Report struct {
+	Manufacturer    string // four letters, as the TPM spells them
+	Firmware        string
+	ResourceManager bool
+	Lockout         sealstore.Lockout
+	// PersistentSRK is true where key_handle holds a key of the right
+	// template; ForeignKey where it holds another.
+	PersistentSRK, ForeignKey bool
+	SRKName                   []byte
+}
+
+// Check asks the TPM about itself.
+func (t *TPM) Check() (Report, error) {
+	r := Report{ResourceManager: t.opener.managed()}
+	var err error
+	if r.Lockout, err = t.Lockout(); err != nil {
+		return r, err
+	}
+	if r.SRKName, err = t.Parent(); err != nil {
+		return r, err
+	}
+	err = t.do("reading properties", func() error {
+		props, err := t.properties(tpm2.TPMPTManufacturer, 8)
+		if err != nil {
+			return err
+		}
+		m := props[tpm2.TPMPTManufacturer]
+		r.Manufacturer = string(bytes.Trim([]byte{byte(m >> 24), byte(m >> 16), byte(m >> 8), byte(m)}, " \x00"))
+		v := props[tpm2.TPMPTFirmwareVersion1]
+		r.Firmware = fmt.Sprintf("%d.%d", v>>16, v&0xffff)
+		_, err = tpm2.ReadPublic{ObjectHandle: tpm2.TPMHandle(t.cfg.KeyHandle)}.Execute(t.link)
+		r.PersistentSRK = t.persistent != nil && t.persistent.handle != 0
+		r.ForeignKey = err == nil && !r.PersistentSRK
+		return nil
+	})
+	return r, err
+}
