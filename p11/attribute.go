@@ -1,0 +1,382 @@
+package p11
+
+import (
+	"bytes"
+	"encoding/binary"
+	"maps"
+	"slices"
+	"strconv"
+)
+
+// kind is how an attribute's value is written.
+type kind int
+
+const (
+	kindBytes kind = iota
+	kindBool       // CK_BBOOL: one byte, 0 or 1
+	kindUlong      // CK_ULONG, in the host's order and width
+	kindDate       // CK_DATE: eight digits, or empty
+	kindMechs      // array of CK_MECHANISM_TYPE
+)
+
+// rule says who may give an attribute its value, and when.
+type rule uint
+
+const (
+	onCreate rule = 1 << iota // C_CreateObject may give it
+	onGen                     // C_GenerateKeyPair may give it
+	onCopy                    // C_CopyObject may change it
+	onSet                     // C_SetAttributeValue may change it
+	required                  // C_CreateObject must give it
+	genNeeds                  // C_GenerateKeyPair must give it
+	soOnly                    // only the SO may set it to true
+	onlyUp                    // once true it stays true
+	onlyDown                  // once false it stays false
+	hidden                    // its value never leaves the token
+
+	anyTime = onCreate | onGen | onCopy | onSet
+	atBirth = onCreate | onGen | onCopy
+)
+
+// spec is one attribute of one class of objects. An attribute without a
+// default that was not given is absent: asking for it answers
+// CKR_ATTRIBUTE_TYPE_INVALID, except that byte strings with an empty default
+// are served empty, which is what the standard's tables say for them.
+type spec struct {
+	typ  AttributeType
+	kind kind
+	rule rule
+	def  []byte // nil: no default
+}
+
+var (
+	no    = []byte{0}
+	yes   = []byte{1}
+	empty = []byte{}
+)
+
+// storage holds the attributes that every object has (section 4.4).
+var storage = []spec{
+	{CKA_CLASS, kindUlong, onCreate | onGen | required, nil},
+	{CKA_TOKEN, kindBool, atBirth, no},
+	{CKA_PRIVATE, kindBool, atBirth, no},
+	{CKA_MODIFIABLE, kindBool, atBirth, yes},
+	{CKA_COPYABLE, kindBool, anyTime | onlyDown, yes},
+	{CKA_DESTROYABLE, kindBool, anyTime, yes},
+	{CKA_LABEL, kindBytes, anyTime, empty},
+	{CKA_UNIQUE_ID, kindBytes, 0, nil},
+}
+
+// data is CKO_DATA (section 4.5).
+var data = []spec{
+	{CKA_APPLICATION, kindBytes, anyTime, empty},
+	{CKA_OBJECT_ID, kindBytes, anyTime, empty},
+	{CKA_VALUE, kindBytes, anyTime, empty},
+}
+
+// certificate is CKO_CERTIFICATE of type CKC_X_509 (section 4.6).
+var certificate = []spec{
+	{CKA_CERTIFICATE_TYPE, kindUlong, onCreate | required, nil},
+	{CKA_TRUSTED, kindBool, anyTime | soOnly, no},
+	{CKA_CERTIFICATE_CATEGORY, kindUlong, onCreate | onCopy, ulong(uint(0))},
+	{CKA_CHECK_VALUE, kindBytes, 0, nil},
+	{CKA_START_DATE, kindDate, anyTime, empty},
+	{CKA_END_DATE, kindDate, anyTime, empty},
+	{CKA_PUBLIC_KEY_INFO, kindBytes, onCreate, nil},
+	{CKA_SUBJECT, kindBytes, onCreate | required, nil},
+	{CKA_ID, kindBytes, anyTime, empty},
+	{CKA_ISSUER, kindBytes, anyTime, empty},
+	{CKA_SERIAL_NUMBER, kindBytes, anyTime, empty},
+	{CKA_VALUE, kindBytes, onCreate | required, nil},
+	{CKA_URL, kindBytes, onCreate | onCopy, empty},
+	{CKA_HASH_OF_SUBJECT_PUBLIC_KEY, kindBytes, onCreate | onCopy, empty},
+	{CKA_HASH_OF_ISSUER_PUBLIC_KEY, kindBytes, onCreate | onCopy, empty},
+	{CKA_JAVA_MIDP_SECURITY_DOMAIN, kindUlong, onCreate | onCopy, ulong(uint(0))},
+	{CKA_NAME_HASH_ALGORITHM, kindUlong, onCreate | onCopy, nil},
+}
+
+// key holds what both halves of a pair have (sections 4.7 and 6.3.5).
+var key = []spec{
+	{CKA_KEY_TYPE, kindUlong, onCreate | onGen | required, nil},
+	{CKA_ID, kindBytes, anyTime, nil},
+	{CKA_START_DATE, kindDate, anyTime, empty},
+	{CKA_END_DATE, kindDate, anyTime, empty},
+	{CKA_DERIVE, kindBool, anyTime, no},
+	{CKA_LOCAL, kindBool, 0, no},
+	{CKA_KEY_GEN_MECHANISM, kindUlong, 0, ulong(Unavailable)},
+	{CKA_ALLOWED_MECHANISMS, kindMechs, onCreate | onGen | onCopy, empty},
+	{CKA_SUBJECT, kindBytes, anyTime, empty},
+	{CKA_PUBLIC_KEY_INFO, kindBytes, onCreate, nil},
+}
+
+// publicKey is CKO_PUBLIC_KEY of type CKK_EC_EDWARDS (sections 4.8 and 6.3.5).
+var publicKey = []spec{
+	{CKA_EC_PARAMS, kindBytes, onCreate | onGen | required | genNeeds, nil},
+	{CKA_EC_POINT, kindBytes, onCreate | required, nil},
+	{CKA_ENCRYPT, kindBool, anyTime, no},
+	{CKA_VERIFY, kindBool, anyTime, yes},
+	{CKA_VERIFY_RECOVER, kindBool, anyTime, no},
+	{CKA_WRAP, kindBool, anyTime, no},
+	{CKA_TRUSTED, kindBool, anyTime | soOnly, no},
+}
+
+// privateKey is CKO_PRIVATE_KEY of type CKK_EC_EDWARDS (sections 4.9 and
+// 6.3.6). EC_POINT is no attribute of a private key in the standard; serving
+// it lets clients do without the public object.
+var privateKey = []spec{
+	{CKA_EC_PARAMS, kindBytes, onCreate | onGen | required, nil},
+	{CKA_EC_POINT, kindBytes, onCreate, nil},
+	{CKA_VALUE, kindBytes, onCreate | required | hidden, nil},
+	{CKA_SENSITIVE, kindBool, anyTime | onlyUp, yes},
+	{CKA_EXTRACTABLE, kindBool, anyTime | onlyDown, no},
+	{CKA_ALWAYS_SENSITIVE, kindBool, 0, no},
+	{CKA_NEVER_EXTRACTABLE, kindBool, 0, no},
+	{CKA_SIGN, kindBool, anyTime, yes},
+	{CKA_SIGN_RECOVER, kindBool, anyTime, no},
+	{CKA_DECRYPT, kindBool, anyTime, no},
+	{CKA_UNWRAP, kindBool, anyTime, no},
+	{CKA_WRAP_WITH_TRUSTED, kindBool, anyTime | onlyUp, no},
+	{CKA_ALWAYS_AUTHENTICATE, kindBool, onCreate | onGen | onCopy, no},
+}
+
+// classSpecs is the attribute table: for each class, every attribute that its
+// objects can have.
+var classSpecs = map[uint]map[AttributeType]*spec{
+	CKO_DATA:        table(storage, data),
+	CKO_CERTIFICATE: table(storage, certificate),
+	CKO_PUBLIC_KEY:  table(storage, key, publicKey),
+	CKO_PRIVATE_KEY: table(storage, key, privateKey),
+}
+
+func table(parts ...[]spec) map[AttributeType]*spec {
+	m := map[AttributeType]*spec{}
+	for _, part := range parts {
+		for i := range part {
+			m[part[i].typ] = &part[i]
+		}
+	}
+	return m
+}
+
+const ulongSize = strconv.IntSize / 8
+
+// ulong writes a CK_ULONG as the host does.
+func ulong[T ~uint](v T) []byte {
+	b := make([]byte, ulongSize)
+	if ulongSize == 4 {
+		binary.NativeEndian.PutUint32(b, uint32(v))
+	} else {
+		binary.NativeEndian.PutUint64(b, uint64(v))
+	}
+	return b
+}
+
+func ulongOf(b []byte) uint {
+	switch {
+	case len(b) != ulongSize:
+		return Unavailable
+	case ulongSize == 4:
+		return uint(binary.NativeEndian.Uint32(b))
+	}
+	return uint(binary.NativeEndian.Uint64(b))
+}
+
+func boolBytes(v bool) []byte {
+	if v {
+		return yes
+	}
+	return no
+}
+
+// valid tells whether v can be a value of kind k.
+func (k kind) valid(v []byte) bool {
+	switch k {
+	case kindBool:
+		return len(v) == 1 && v[0] <= 1
+	case kindUlong:
+		return len(v) == ulongSize
+	case kindDate:
+		if len(v) == 0 {
+			return true
+		}
+		if len(v) != 8 {
+			return false
+		}
+		for _, c := range v {
+			if c < '0' || c > '9' {
+				return false
+			}
+		}
+	case kindMechs:
+		return len(v)%ulongSize == 0
+	}
+	return true
+}
+
+// maxValue bounds one attribute's value. A certificate or a data object of
+// this size still fits; more belongs into a file.
+const maxValue = 1 << 20
+
+// attrs are the values of an object. They are never changed in place: a
+// changed object gets a changed copy, so readers need no lock.
+type attrs map[AttributeType][]byte
+
+func (a attrs) bool(t AttributeType) bool  { v := a[t]; return len(v) == 1 && v[0] == 1 }
+func (a attrs) ulong(t AttributeType) uint { return ulongOf(a[t]) }
+
+// matches tells whether an object has all the values of a search template. An
+// EC point is found in either of its encodings.
+func (a attrs) matches(tmpl []Attribute) bool {
+	for _, t := range tmpl {
+		v, ok := a[t.Type]
+		if !ok || t.Type == CKA_VALUE && a.ulong(CKA_CLASS) == CKO_PRIVATE_KEY {
+			return false
+		}
+		want := t.Value
+		if t.Type == CKA_EC_POINT {
+			if p, ok := parsePoint(want); ok {
+				want = p
+			}
+		}
+		if t.Type == CKA_EC_PARAMS && parseCurve(want) == nil {
+			want = edwardsOID
+		}
+		if !bytes.Equal(v, want) {
+			return false
+		}
+	}
+	return true
+}
+
+// Body of an object as the store keeps it: the number of attributes, then for
+// each, in rising order of type, type, length and value. Numbers are
+// big-endian, CK_ULONG values 8 bytes, so a store serves hosts of any width.
+const (
+	bodyVersion = 1
+	maxAttrs    = 128
+)
+
+// encode writes what of an object is not implied by where it is stored.
+func (a attrs) encode() []byte {
+	specs := classSpecs[a.ulong(CKA_CLASS)]
+	types := make([]AttributeType, 0, len(a))
+	for t := range a {
+		if t != CKA_TOKEN && t != CKA_PRIVATE && t != CKA_UNIQUE_ID {
+			types = append(types, t)
+		}
+	}
+	slices.Sort(types)
+	b := []byte{bodyVersion}
+	b = binary.BigEndian.AppendUint16(b, uint16(len(types)))
+	for _, t := range types {
+		v := a[t]
+		switch specs[t].kind {
+		case kindUlong:
+			v = wide(v)
+		case kindMechs:
+			var w []byte
+			for u := range slices.Chunk(v, ulongSize) {
+				w = append(w, wide(u)...)
+			}
+			v = w
+		}
+		b = binary.BigEndian.AppendUint64(b, uint64(t))
+		b = binary.BigEndian.AppendUint32(b, uint32(len(v)))
+		b = append(b, v...)
+	}
+	return b
+}
+
+// wide writes a CK_ULONG as 8 bytes; CK_UNAVAILABLE_INFORMATION stays what it
+// is on hosts of either width.
+func wide(v []byte) []byte {
+	n := uint64(ulongOf(v))
+	if ulongOf(v) == Unavailable {
+		n = ^uint64(0)
+	}
+	return binary.BigEndian.AppendUint64(nil, n)
+}
+
+func narrow(v []byte) ([]byte, bool) {
+	if len(v) != 8 {
+		return nil, false
+	}
+	n := binary.BigEndian.Uint64(v)
+	if n == ^uint64(0) {
+		return ulong(Unavailable), true
+	}
+	if uint64(uint(n)) != n {
+		return nil, false
+	}
+	return ulong(uint(n)), true
+}
+
+// decodeBody reads what encode wrote, and nothing else: what is accepted
+// encodes to the same bytes again.
+func decodeBody(b []byte) (attrs, bool) {
+	if len(b) < 3 || b[0] != bodyVersion {
+		return nil, false
+	}
+	n := int(binary.BigEndian.Uint16(b[1:]))
+	if n > maxAttrs {
+		return nil, false
+	}
+	b = b[3:]
+	a := make(attrs, n+3)
+	prev := int64(-1)
+	for range n {
+		if len(b) < 12 {
+			return nil, false
+		}
+		t, size := binary.BigEndian.Uint64(b), binary.BigEndian.Uint32(b[8:])
+		b = b[12:]
+		if t > 1<<32-1 || int64(t) <= prev || size > maxValue || uint64(size) > uint64(len(b)) {
+			return nil, false
+		}
+		prev = int64(t)
+		a[AttributeType(t)], b = slices.Clone(b[:size]), b[size:]
+		if a[AttributeType(t)] == nil {
+			a[AttributeType(t)] = empty
+		}
+	}
+	if len(b) != 0 {
+		return nil, false
+	}
+	class, ok := narrow(a[CKA_CLASS])
+	if !ok {
+		return nil, false
+	}
+	specs := classSpecs[ulongOf(class)]
+	for t, v := range a {
+		sp := specs[t]
+		if sp == nil || t == CKA_TOKEN || t == CKA_PRIVATE || t == CKA_UNIQUE_ID || sp.rule&hidden != 0 {
+			return nil, false
+		}
+		switch sp.kind {
+		case kindUlong:
+			if v, ok = narrow(v); !ok {
+				return nil, false
+			}
+		case kindMechs:
+			var w []byte
+			for u := range slices.Chunk(v, 8) {
+				s, ok := narrow(u)
+				if !ok {
+					return nil, false
+				}
+				w = append(w, s...)
+			}
+			v = w
+			if v == nil {
+				v = empty
+			}
+		}
+		if !sp.kind.valid(v) {
+			return nil, false
+		}
+		a[t] = v
+	}
+	return a, true
+}
+
+func (a attrs) clone() attrs { return maps.Clone(a) }

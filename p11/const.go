@@ -1,0 +1,126 @@
+package p11
+
+// Object classes, key types, certificate types (PKCS#11 v3.1, section 4).
+const (
+	CKO_DATA        uint = 0
+	CKO_CERTIFICATE uint = 1
+	CKO_PUBLIC_KEY  uint = 2
+	CKO_PRIVATE_KEY uint = 3
+
+	CKK_EC_EDWARDS uint = 0x40
+
+	CKC_X_509 uint = 0
+)
+
+// Attributes.
+const (
+	CKA_CLASS                      AttributeType = 0x000
+	CKA_TOKEN                      AttributeType = 0x001
+	CKA_PRIVATE                    AttributeType = 0x002
+	CKA_LABEL                      AttributeType = 0x003
+	CKA_UNIQUE_ID                  AttributeType = 0x004
+	CKA_APPLICATION                AttributeType = 0x010
+	CKA_VALUE                      AttributeType = 0x011
+	CKA_OBJECT_ID                  AttributeType = 0x012
+	CKA_CERTIFICATE_TYPE           AttributeType = 0x080
+	CKA_ISSUER                     AttributeType = 0x081
+	CKA_SERIAL_NUMBER              AttributeType = 0x082
+	CKA_TRUSTED                    AttributeType = 0x086
+	CKA_CERTIFICATE_CATEGORY       AttributeType = 0x087
+	CKA_JAVA_MIDP_SECURITY_DOMAIN  AttributeType = 0x088
+	CKA_URL                        AttributeType = 0x089
+	CKA_HASH_OF_SUBJECT_PUBLIC_KEY AttributeType = 0x08A
+	CKA_HASH_OF_ISSUER_PUBLIC_KEY  AttributeType = 0x08B
+	CKA_NAME_HASH_ALGORITHM        AttributeType = 0x08C
+	CKA_CHECK_VALUE                AttributeType = 0x090
+	CKA_KEY_TYPE                   AttributeType = 0x100
+	CKA_SUBJECT                    AttributeType = 0x101
+	CKA_ID                         AttributeType = 0x102
+	CKA_SENSITIVE                  AttributeType = 0x103
+	CKA_ENCRYPT                    AttributeType = 0x104
+	CKA_DECRYPT                    AttributeType = 0x105
+	CKA_WRAP                       AttributeType = 0x106
+	CKA_UNWRAP                     AttributeType = 0x107
+	CKA_SIGN                       AttributeType = 0x108
+	CKA_SIGN_RECOVER               AttributeType = 0x109
+	CKA_VERIFY                     AttributeType = 0x10A
+	CKA_VERIFY_RECOVER             AttributeType = 0x10B
+	CKA_DERIVE                     AttributeType = 0x10C
+	CKA_START_DATE                 AttributeType = 0x110
+	CKA_END_DATE                   AttributeType = 0x111
+	CKA_PUBLIC_KEY_INFO            AttributeType = 0x129
+	CKA_EXTRACTABLE                AttributeType = 0x162
+	CKA_LOCAL                      AttributeType = 0x163
+	CKA_NEVER_EXTRACTABLE          AttributeType = 0x164
+	CKA_ALWAYS_SENSITIVE           AttributeType = 0x165
+	CKA_KEY_GEN_MECHANISM          AttributeType = 0x166
+	CKA_MODIFIABLE                 AttributeType = 0x170
+	CKA_COPYABLE                   AttributeType = 0x171
+	CKA_DESTROYABLE                AttributeType = 0x172
+	CKA_EC_PARAMS                  AttributeType = 0x180
+	CKA_EC_POINT                   AttributeType = 0x181
+	CKA_ALWAYS_AUTHENTICATE        AttributeType = 0x202
+	CKA_WRAP_WITH_TRUSTED          AttributeType = 0x210
+	CKA_ALLOWED_MECHANISMS         AttributeType = 0x40000600
+)
+
+// Mechanisms.
+const (
+	CKM_SHA512_224              MechanismType = 0x048
+	CKM_SHA512_256              MechanismType = 0x04C
+	CKM_SHA256                  MechanismType = 0x250
+	CKM_SHA224                  MechanismType = 0x255
+	CKM_SHA384                  MechanismType = 0x260
+	CKM_SHA512                  MechanismType = 0x270
+	CKM_EC_EDWARDS_KEY_PAIR_GEN MechanismType = 0x1055
+	CKM_EDDSA                   MechanismType = 0x1057
+)
+
+// Flags.
+const (
+	CKF_TOKEN_PRESENT uint = 0x1 // CK_SLOT_INFO
+	CKF_REMOVABLE     uint = 0x2
+	CKF_HW_SLOT       uint = 0x4
+
+	CKF_RNG                  uint = 0x1 // CK_TOKEN_INFO
+	CKF_LOGIN_REQUIRED       uint = 0x4
+	CKF_USER_PIN_INITIALIZED uint = 0x8
+	CKF_TOKEN_INITIALIZED    uint = 0x400
+	CKF_USER_PIN_COUNT_LOW   uint = 0x10000
+	CKF_USER_PIN_FINAL_TRY   uint = 0x20000
+	CKF_USER_PIN_LOCKED      uint = 0x40000
+	CKF_SO_PIN_COUNT_LOW     uint = 0x100000
+	CKF_SO_PIN_FINAL_TRY     uint = 0x200000
+	CKF_SO_PIN_LOCKED        uint = 0x400000
+
+	CKF_RW_SESSION     uint = 0x2 // CK_SESSION_INFO
+	CKF_SERIAL_SESSION uint = 0x4
+
+	CKF_DIGEST            uint = 0x400 // CK_MECHANISM_INFO
+	CKF_SIGN              uint = 0x800
+	CKF_VERIFY            uint = 0x2000
+	CKF_GENERATE_KEY_PAIR uint = 0x10000
+	CKF_EC_F_P            uint = 0x100000
+	CKF_EC_OID            uint = 0x800000
+	CKF_EC_CURVENAME      uint = 0x4000000
+
+	CKF_LIBRARY_CANT_CREATE_OS_THREADS uint = 0x1 // CK_C_INITIALIZE_ARGS
+	CKF_OS_LOCKING_OK                  uint = 0x2
+
+	CKF_DONT_BLOCK uint = 0x1 // C_WaitForSlotEvent
+
+	CKF_FIND_OBJECTS uint = 0x40 // C_SessionCancel, beside CKF_DIGEST, CKF_SIGN and CKF_VERIFY
+)
+
+// Users and session states.
+const (
+	CKU_SO               UserType = 0
+	CKU_USER             UserType = 1
+	CKU_CONTEXT_SPECIFIC UserType = 2
+
+	CKS_RO_PUBLIC_SESSION State = 0
+	CKS_RO_USER_FUNCTIONS State = 1
+	CKS_RW_PUBLIC_SESSION State = 2
+	CKS_RW_USER_FUNCTIONS State = 3
+	CKS_RW_SO_FUNCTIONS   State = 4
+)

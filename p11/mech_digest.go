@@ -1,0 +1,126 @@
+package p11
+
+import (
+	"crypto/sha256"
+	"crypto/sha512"
+	"hash"
+)
+
+type hasher = hash.Hash
+
+func digestRow(t MechanismType, newHash func() hash.Hash) mechanism {
+	return mechanism{typ: t, info: MechanismInfo{Flags: CKF_DIGEST}, digest: newHash}
+}
+
+// digestMechanisms is SHA-2 (section 6.23 and following).
+var digestMechanisms = []mechanism{
+	digestRow(CKM_SHA224, sha256.New224),
+	digestRow(CKM_SHA256, sha256.New),
+	digestRow(CKM_SHA384, sha512.New384),
+	digestRow(CKM_SHA512, sha512.New),
+	digestRow(CKM_SHA512_224, sha512.New512_224),
+	digestRow(CKM_SHA512_256, sha512.New512_256),
+}
+
+type digestOp struct {
+	hash  hasher
+	parts bool // C_DigestUpdate was called
+}
+
+// DigestInit is C_DigestInit (section 5.11.1).
+func (m *Module) DigestInit(h SessionHandle, mech Mechanism) error {
+	l, sess, err := m.withSession(h)
+	if err != nil {
+		return err
+	}
+	defer l.leave()
+	sess.mu.Lock()
+	defer sess.mu.Unlock()
+	if sess.digest != nil {
+		return CKR_OPERATION_ACTIVE
+	}
+	row, err := mechanismFor(mech.Type, CKF_DIGEST)
+	if err != nil {
+		return err
+	}
+	if mech.Param != nil {
+		return CKR_MECHANISM_PARAM_INVALID
+	}
+	sess.digest = &digestOp{hash: row.digest()}
+	return nil
+}
+
+// Digest is C_Digest (section 5.11.2).
+func (m *Module) Digest(h SessionHandle, data []byte, out *Output) error {
+	return m.finishDigest(h, out, func(op *digestOp) error {
+		if op.parts {
+			return CKR_OPERATION_ACTIVE
+		}
+		return nil
+	}, data)
+}
+
+// DigestFinal is C_DigestFinal (section 5.11.5).
+func (m *Module) DigestFinal(h SessionHandle, out *Output) error {
+	return m.finishDigest(h, out, func(*digestOp) error { return nil }, nil)
+}
+
+func (m *Module) finishDigest(h SessionHandle, out *Output, check func(*digestOp) error, data []byte) error {
+	l, sess, err := m.withSession(h)
+	if err != nil {
+		return err
+	}
+	defer l.leave()
+	sess.mu.Lock()
+	defer sess.mu.Unlock()
+	op := sess.digest
+	if op == nil {
+		return CKR_OPERATION_NOT_INITIALIZED
+	}
+	if err := check(op); err != nil {
+		return err
+	}
+	if done, err := checkOutput(out, op.hash.Size()); done {
+		return err
+	}
+	op.hash.Write(data)
+	op.hash.Sum(out.Buf[:0])
+	sess.digest = nil
+	return nil
+}
+
+// DigestUpdate is C_DigestUpdate (section 5.11.3).
+func (m *Module) DigestUpdate(h SessionHandle, part []byte) error {
+	l, sess, err := m.withSession(h)
+	if err != nil {
+		return err
+	}
+	defer l.leave()
+	sess.mu.Lock()
+	defer sess.mu.Unlock()
+	if sess.digest == nil {
+		return CKR_OPERATION_NOT_INITIALIZED
+	}
+	sess.digest.parts = true
+	sess.digest.hash.Write(part)
+	return nil
+}
+
+// DigestKey is C_DigestKey (section 5.11.4). Only secret keys can be
+// digested, and this token holds none.
+func (m *Module) DigestKey(h SessionHandle, key ObjectHandle) error {
+	l, sess, err := m.withSession(h)
+	if err != nil {
+		return err
+	}
+	defer l.leave()
+	sess.mu.Lock()
+	defer sess.mu.Unlock()
+	if sess.digest == nil {
+		return CKR_OPERATION_NOT_INITIALIZED
+	}
+	if _, err := l.object(sess, key); err != nil {
+		return CKR_KEY_HANDLE_INVALID
+	}
+	return CKR_KEY_INDIGESTIBLE
+}

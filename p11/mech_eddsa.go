@@ -1,0 +1,382 @@
+package p11
+
+import (
+	"bytes"
+	"errors"
+
+	"github.com/InterCooperative-Network/icn-p11/internal/eddsa"
+	"github.com/InterCooperative-Network/icn-p11/internal/secmem"
+)
+
+type eddsaParams = eddsa.Params
+
+// edwardsInfo: the sizes are in bits, and 255 for edwards25519 (section
+// 6.3.3). CKF_HW stays clear, since the signature is made in software.
+func edwardsInfo(functions uint) MechanismInfo {
+	return MechanismInfo{255, 255, functions | CKF_EC_F_P | CKF_EC_OID | CKF_EC_CURVENAME}
+}
+
+var eddsaMechanisms = []mechanism{
+	{typ: CKM_EC_EDWARDS_KEY_PAIR_GEN, info: edwardsInfo(CKF_GENERATE_KEY_PAIR)},
+	// GnuTLS 3.7 generates keys with CKM_EDDSA.
+	{typ: CKM_EDDSA, info: edwardsInfo(CKF_SIGN | CKF_VERIFY), also: CKF_GENERATE_KEY_PAIR, eddsa: parseEdDSAParams},
+}
+
+// parseEdDSAParams chooses the signature scheme of RFC 8032 (section 6.3.16):
+// none is Ed25519; with one it is Ed25519ctx or, with phFlag, Ed25519ph. An
+// empty context without phFlag is refused: RFC 8032 advises against it, and
+// no verifier at hand takes it.
+func parseEdDSAParams(param any) (eddsaParams, error) {
+	switch p := param.(type) {
+	case nil:
+		return eddsaParams{Variant: eddsa.Pure}, nil
+	case *EdDSAParams:
+		if len(p.Context) > 255 || !p.Ph && len(p.Context) == 0 {
+			return eddsaParams{}, CKR_MECHANISM_PARAM_INVALID
+		}
+		v := eddsa.Ctx
+		if p.Ph {
+			v = eddsa.Ph
+		}
+		return eddsaParams{Variant: v, Context: bytes.Clone(p.Context)}, nil
+	}
+	return eddsaParams{}, CKR_MECHANISM_PARAM_INVALID
+}
+
+// maxMessage bounds what C_SignUpdate and C_VerifyUpdate collect: Ed25519
+// reads a message twice, so it must be held as a whole.
+const maxMessage = 64 << 20
+
+type signOp struct {
+	key           *object
+	params        eddsaParams
+	parts         bool
+	message       []byte
+	authenticated bool // CKU_CONTEXT_SPECIFIC login for this operation
+}
+
+type verifyOp struct {
+	key     *object
+	params  eddsaParams
+	parts   bool
+	message []byte
+}
+
+// opKey finds the key of an operation and checks that it may serve it.
+func (l *library) opKey(sess *session, oh ObjectHandle, class uint, mech MechanismType, usage AttributeType) (*object, error) {
+	o, err := l.object(sess, oh)
+	if err != nil {
+		return nil, CKR_KEY_HANDLE_INVALID
+	}
+	switch c := o.attrs.ulong(CKA_CLASS); {
+	case c != CKO_PRIVATE_KEY && c != CKO_PUBLIC_KEY:
+		return nil, CKR_KEY_HANDLE_INVALID
+	case c != class:
+		return nil, CKR_KEY_TYPE_INCONSISTENT
+	case !o.bool(usage):
+		return nil, CKR_KEY_FUNCTION_NOT_PERMITTED
+	}
+	if allowed := o.attrs[CKA_ALLOWED_MECHANISMS]; len(allowed) != 0 {
+		for ; len(allowed) > 0; allowed = allowed[ulongSize:] {
+			if MechanismType(ulongOf(allowed[:ulongSize])) == mech {
+				return o, nil
+			}
+		}
+		return nil, CKR_MECHANISM_INVALID
+	}
+	return o, nil
+}
+
+// SignInit is C_SignInit (section 5.13.1). Nothing is unsealed yet.
+func (m *Module) SignInit(h SessionHandle, mech Mechanism, key ObjectHandle) error {
+	l, sess, err := m.withSession(h)
+	if err != nil {
+		return err
+	}
+	defer l.leave()
+	sess.mu.Lock()
+	defer sess.mu.Unlock()
+	if sess.sign != nil {
+		return CKR_OPERATION_ACTIVE
+	}
+	row, err := mechanismFor(mech.Type, CKF_SIGN)
+	if err != nil {
+		return err
+	}
+	params, err := row.eddsa(mech.Param)
+	if err != nil {
+		return err
+	}
+	o, err := l.opKey(sess, key, CKO_PRIVATE_KEY, mech.Type, CKA_SIGN)
+	if err != nil {
+		return err
+	}
+	sess.sign = &signOp{key: o, params: params}
+	return nil
+}
+
+// Sign is C_Sign (section 5.13.2). It ends the operation, unless it only told
+// the length of the signature.
+func (m *Module) Sign(h SessionHandle, data []byte, out *Output) error {
+	l, sess, err := m.withSession(h)
+	if err != nil {
+		return err
+	}
+	defer l.leave()
+	sess.mu.Lock()
+	defer sess.mu.Unlock()
+	op := sess.sign
+	switch {
+	case op == nil:
+		return CKR_OPERATION_NOT_INITIALIZED
+	case op.parts:
+		return CKR_OPERATION_ACTIVE
+	}
+	return l.finishSign(sess, op, data, out)
+}
+
+// SignUpdate is C_SignUpdate (section 5.13.3).
+func (m *Module) SignUpdate(h SessionHandle, part []byte) error {
+	l, sess, err := m.withSession(h)
+	if err != nil {
+		return err
+	}
+	defer l.leave()
+	sess.mu.Lock()
+	defer sess.mu.Unlock()
+	op := sess.sign
+	if op == nil {
+		return CKR_OPERATION_NOT_INITIALIZED
+	}
+	op.parts = true
+	if op.message, err = collect(op.message, part); err != nil {
+		sess.sign = nil
+	}
+	return err
+}
+
+func collect(message, part []byte) ([]byte, error) {
+	if len(part) > maxMessage-len(message) {
+		return nil, CKR_DATA_LEN_RANGE
+	}
+	return append(message, part...), nil
+}
+
+// SignFinal is C_SignFinal (section 5.13.4).
+func (m *Module) SignFinal(h SessionHandle, out *Output) error {
+	l, sess, err := m.withSession(h)
+	if err != nil {
+		return err
+	}
+	defer l.leave()
+	sess.mu.Lock()
+	defer sess.mu.Unlock()
+	op := sess.sign
+	if op == nil {
+		return CKR_OPERATION_NOT_INITIALIZED
+	}
+	return l.finishSign(sess, op, op.message, out)
+}
+
+func (l *library) finishSign(sess *session, op *signOp, data []byte, out *Output) error {
+	if done, err := checkOutput(out, eddsa.SignatureSize); done {
+		return err
+	}
+	sess.sign = nil
+	if op.key.private && l.user(sess.slot) != userIn ||
+		op.key.bool(CKA_ALWAYS_AUTHENTICATE) && !op.authenticated {
+		return CKR_USER_NOT_LOGGED_IN
+	}
+	return l.signWith(sess.slot, op.key, out.Buf[:eddsa.SignatureSize], op.params, data)
+}
+
+// VerifyInit is C_VerifyInit (section 5.15.1).
+func (m *Module) VerifyInit(h SessionHandle, mech Mechanism, key ObjectHandle) error {
+	l, sess, err := m.withSession(h)
+	if err != nil {
+		return err
+	}
+	defer l.leave()
+	sess.mu.Lock()
+	defer sess.mu.Unlock()
+	if sess.verify != nil {
+		return CKR_OPERATION_ACTIVE
+	}
+	row, err := mechanismFor(mech.Type, CKF_VERIFY)
+	if err != nil {
+		return err
+	}
+	params, err := row.eddsa(mech.Param)
+	if err != nil {
+		return err
+	}
+	o, err := l.opKey(sess, key, CKO_PUBLIC_KEY, mech.Type, CKA_VERIFY)
+	if err != nil {
+		return err
+	}
+	sess.verify = &verifyOp{key: o, params: params}
+	return nil
+}
+
+// Verify is C_Verify (section 5.15.2).
+func (m *Module) Verify(h SessionHandle, data, sig []byte) error {
+	return m.finishVerify(h, sig, func(op *verifyOp) ([]byte, error) {
+		if op.parts {
+			return nil, CKR_OPERATION_ACTIVE
+		}
+		return data, nil
+	})
+}
+
+// VerifyUpdate is C_VerifyUpdate (section 5.15.3).
+func (m *Module) VerifyUpdate(h SessionHandle, part []byte) error {
+	l, sess, err := m.withSession(h)
+	if err != nil {
+		return err
+	}
+	defer l.leave()
+	sess.mu.Lock()
+	defer sess.mu.Unlock()
+	op := sess.verify
+	if op == nil {
+		return CKR_OPERATION_NOT_INITIALIZED
+	}
+	op.parts = true
+	if op.message, err = collect(op.message, part); err != nil {
+		sess.verify = nil
+	}
+	return err
+}
+
+// VerifyFinal is C_VerifyFinal (section 5.15.4).
+func (m *Module) VerifyFinal(h SessionHandle, sig []byte) error {
+	return m.finishVerify(h, sig, func(op *verifyOp) ([]byte, error) { return op.message, nil })
+}
+
+func (m *Module) finishVerify(h SessionHandle, sig []byte, message func(*verifyOp) ([]byte, error)) error {
+	l, sess, err := m.withSession(h)
+	if err != nil {
+		return err
+	}
+	defer l.leave()
+	sess.mu.Lock()
+	defer sess.mu.Unlock()
+	op := sess.verify
+	if op == nil {
+		return CKR_OPERATION_NOT_INITIALIZED
+	}
+	data, err := message(op)
+	if err != nil {
+		return err
+	}
+	sess.verify = nil
+	if len(sig) != eddsa.SignatureSize {
+		return CKR_SIGNATURE_LEN_RANGE
+	}
+	if !eddsa.Verify(op.key.attrs[CKA_EC_POINT], data, sig, op.params) {
+		return CKR_SIGNATURE_INVALID
+	}
+	return nil
+}
+
+// GenerateKeyPair is C_GenerateKeyPair (section 5.18.2). The seed is made
+// from the TPM's and the operating system's random numbers, and sealed before
+// the function returns.
+func (m *Module) GenerateKeyPair(h SessionHandle, mech Mechanism, pubTmpl, privTmpl []Attribute) (pubH, privH ObjectHandle, err error) {
+	l, sess, err := m.withSession(h)
+	if err != nil {
+		return 0, 0, err
+	}
+	defer l.leave()
+	if _, err := mechanismFor(mech.Type, CKF_GENERATE_KEY_PAIR); err != nil {
+		return 0, 0, err
+	}
+	if mech.Param != nil {
+		return 0, 0, CKR_MECHANISM_PARAM_INVALID
+	}
+	pub, err := l.parseGenerate(sess, CKO_PUBLIC_KEY, pubTmpl)
+	if err != nil {
+		return 0, 0, err
+	}
+	if _, ok := given(privTmpl, CKA_PRIVATE); !ok {
+		privTmpl = append([]Attribute{{CKA_PRIVATE, yes}}, privTmpl...)
+	}
+	priv, err := l.parseGenerate(sess, CKO_PRIVATE_KEY, privTmpl)
+	if err != nil {
+		return 0, 0, err
+	}
+	for _, a := range []attrs{pub, priv} {
+		if err := l.mayCreate(sess, a); err != nil {
+			return 0, 0, err
+		}
+	}
+	guardPrivate(priv)
+	priv[CKA_ALWAYS_SENSITIVE] = yes
+	priv[CKA_NEVER_EXTRACTABLE] = boolBytes(!priv.bool(CKA_EXTRACTABLE))
+	for _, a := range []attrs{pub, priv} {
+		a[CKA_LOCAL] = yes
+		a[CKA_KEY_GEN_MECHANISM] = ulong(CKM_EC_EDWARDS_KEY_PAIR_GEN)
+	}
+
+	s := sess.slot
+	seed, err := secmem.New(seedSize)
+	if err != nil {
+		return 0, 0, l.fail("making a key", s.serial, err)
+	}
+	defer seed.Destroy()
+	if err := l.random(seed.Bytes()); err != nil {
+		return 0, 0, l.fail("making a key", s.serial, err)
+	}
+	live, err := newLiveKey(seed.Bytes())
+	if err != nil {
+		return 0, 0, l.fail("making a key", s.serial, err)
+	}
+	point := live.key.Public()
+	pub.setPublic(point[:])
+	priv.setPublic(point[:])
+	privObj := &object{attrs: priv}
+	var secret []byte
+	if priv.bool(CKA_TOKEN) {
+		live.destroy()
+		secret = seed.Bytes()
+	} else {
+		privObj.live = live
+	}
+
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if privH, err = l.add(h, s, privObj, secret); err != nil {
+		privObj.live.destroy()
+		return 0, 0, err
+	}
+	if pubH, err = l.add(h, s, &object{attrs: pub}, nil); err != nil {
+		// Half a pair is of no use: what was made is taken back.
+		if privObj.token {
+			if derr := s.token.DeleteObject(privObj.id); derr != nil {
+				err = errors.Join(err, derr)
+			}
+		}
+		l.mu.Lock()
+		s.objs.remove(privObj)
+		l.mu.Unlock()
+		privObj.live.destroy()
+		return 0, 0, err
+	}
+	return pubH, privH, nil
+}
+
+// parseGenerate reads one of the two templates. Class and key type follow
+// from the mechanism, and must agree with it where they are given.
+func (l *library) parseGenerate(sess *session, class uint, tmpl []Attribute) (attrs, error) {
+	a, _, err := l.fill(sess, class, tmpl, onGen)
+	if err != nil {
+		return nil, err
+	}
+	for t, want := range map[AttributeType]uint{CKA_CLASS: class, CKA_KEY_TYPE: CKK_EC_EDWARDS} {
+		if v, ok := a[t]; ok && ulongOf(v) != want {
+			return nil, CKR_TEMPLATE_INCONSISTENT
+		}
+		a[t] = ulong(want)
+	}
+	return a, nil
+}

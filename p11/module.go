@@ -1,0 +1,227 @@
+package p11
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"sync"
+	"sync/atomic"
+
+	"github.com/InterCooperative-Network/icn-p11/internal/config"
+	"github.com/InterCooperative-Network/icn-p11/sealstore"
+	"github.com/InterCooperative-Network/icn-p11/tpm"
+)
+
+// PIN limits of every token, in bytes, as C_GetTokenInfo tells them.
+const (
+	minPIN = sealstore.MinPIN
+	maxPIN = sealstore.MaxPIN
+)
+
+// Module is one Cryptoki library: what C_Initialize starts and C_Finalize
+// ends. The zero value is not initialised. All methods may be called from any
+// number of threads; their errors carry an [RV].
+type Module struct {
+	mu  sync.Mutex // serialises Initialize and Finalize
+	lib atomic.Pointer[library]
+}
+
+// NewModule returns a module on which C_Initialize was not called yet.
+func NewModule() *Module { return new(Module) }
+
+// library is what exists between C_Initialize and C_Finalize.
+type library struct {
+	// life is held for reading by every running call, so that C_Finalize
+	// wipes and closes only when the last one has left.
+	life   sync.RWMutex
+	closed bool
+
+	cfg   *config.Config
+	log   *slog.Logger
+	logTo io.Closer
+	tpm   sealstore.Sealer
+	store *sealstore.Store
+	pool  entropyPool
+
+	mu         sync.RWMutex // guards what follows; taken after a slot's and a session's lock
+	slots      map[SlotID]*slot
+	sessions   map[SessionHandle]*session
+	nextHandle uint
+}
+
+// enter finds the running library and keeps it alive until leave.
+func (m *Module) enter() (*library, error) {
+	l := m.lib.Load()
+	if l == nil {
+		return nil, CKR_CRYPTOKI_NOT_INITIALIZED
+	}
+	l.life.RLock()
+	if l.closed {
+		l.life.RUnlock()
+		return nil, CKR_CRYPTOKI_NOT_INITIALIZED
+	}
+	return l, nil
+}
+
+func (l *library) leave() { l.life.RUnlock() }
+
+// Initialize is C_Initialize (section 5.4.1). It reads the configuration and
+// the names of the tokens, and sends no TPM command.
+//
+// CKF_LIBRARY_CANT_CREATE_OS_THREADS is accepted: Go's threads exist before
+// the first call, and GnuTLS and NSS always set the flag. Mutex callbacks are
+// accepted and not called, since this module's own locks serve any host that
+// uses real threads.
+func (m *Module) Initialize(a InitArgs) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.lib.Load() != nil {
+		return CKR_CRYPTOKI_ALREADY_INITIALIZED
+	}
+	if a.Given {
+		if a.Reserved {
+			return CKR_ARGUMENTS_BAD
+		}
+		n := 0
+		for _, given := range []bool{a.CreateMutex, a.DestroyMutex, a.LockMutex, a.UnlockMutex} {
+			if given {
+				n++
+			}
+		}
+		if n != 0 && n != 4 {
+			return CKR_ARGUMENTS_BAD
+		}
+	}
+	cfg, err := config.Load()
+	if err != nil {
+		// There is no log to configure without a configuration: the
+		// default one (syslog) takes the reason.
+		if log, to, lerr := config.Default().Logger(); lerr == nil {
+			log.Error("configuration refused", "error", err)
+			to.Close()
+		}
+		return &coded{CKR_FUNCTION_FAILED, err}
+	}
+	log, to, err := cfg.Logger()
+	if err != nil {
+		return &coded{CKR_FUNCTION_FAILED, err}
+	}
+	dev, err := tpm.New(tpm.Config{Device: cfg.DevicePath, KeyHandle: cfg.KeyHandle, Log: log})
+	if err != nil {
+		log.Error("configuration refused", "error", err)
+		to.Close()
+		return &coded{CKR_FUNCTION_FAILED, err}
+	}
+	m.start(cfg, log, to, dev)
+	return nil
+}
+
+// start makes the library that the calls from now on use. The caller holds m.mu.
+func (m *Module) start(cfg *config.Config, log *slog.Logger, to io.Closer, dev sealstore.Sealer) {
+	l := &library{
+		cfg: cfg, log: log, logTo: to, tpm: dev,
+		store:    sealstore.Open(cfg.SealedBlobDir, dev, log),
+		slots:    map[SlotID]*slot{},
+		sessions: map[SessionHandle]*session{},
+	}
+	if err := l.refreshSlots(); err != nil {
+		log.Error("tokens cannot be listed", "error", err)
+	}
+	m.lib.Store(l)
+}
+
+// Finalize is C_Finalize (section 5.4.2): it waits for running calls, wipes
+// every secret and closes the TPM.
+func (m *Module) Finalize() error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	l := m.lib.Load()
+	if l == nil {
+		return CKR_CRYPTOKI_NOT_INITIALIZED
+	}
+	l.life.Lock()
+	l.closed = true
+	l.life.Unlock()
+	for _, s := range l.slots {
+		l.closeSlot(s)
+	}
+	l.pool.wipe()
+	if err := l.tpm.Close(); err != nil {
+		l.log.Warn("TPM not closed cleanly", "error", err)
+	}
+	l.logTo.Close()
+	m.lib.Store(nil)
+	return nil
+}
+
+// LogPanic writes down a panic that the boundary caught on its way to the host.
+func (m *Module) LogPanic(function string, cause any, stack []byte) {
+	if l := m.lib.Load(); l != nil {
+		l.log.Error("internal error", "function", function, "panic", fmt.Sprint(cause), "stack", string(stack))
+	}
+}
+
+// LibraryVersion is what CK_INFO tells; the build sets it from the release.
+var LibraryVersion = Version{0, 1}
+
+const (
+	manufacturer = "InterCooperative Network"
+	description  = "Ed25519 keys sealed to a TPM 2.0"
+	model        = "icn-p11 TPM 2.0"
+)
+
+// GetInfo is C_GetInfo.
+func (m *Module) GetInfo() (Info, error) {
+	l, err := m.enter()
+	if err != nil {
+		return Info{}, err
+	}
+	defer l.leave()
+	return Info{
+		CryptokiVersion:    Version{3, 0},
+		ManufacturerID:     manufacturer,
+		LibraryDescription: description,
+		LibraryVersion:     LibraryVersion,
+	}, nil
+}
+
+// fail turns an error from below into a return code, and logs what the
+// application cannot be told. It is the only place where store errors become
+// codes.
+func (l *library) fail(op string, serial string, err error) error {
+	if err == nil {
+		return nil
+	}
+	var rv RV
+	if errors.As(err, &rv) {
+		return err
+	}
+	level := slog.LevelError
+	switch {
+	case errors.Is(err, sealstore.ErrAuth):
+		rv, level = CKR_PIN_INCORRECT, slog.LevelWarn
+	case errors.Is(err, sealstore.ErrLockout):
+		rv = CKR_PIN_LOCKED
+	case errors.Is(err, sealstore.ErrNoPIN):
+		rv, level = CKR_USER_PIN_NOT_INITIALIZED, slog.LevelWarn
+	case errors.Is(err, sealstore.ErrPINLength):
+		rv, level = CKR_PIN_LEN_RANGE, slog.LevelWarn
+	case errors.Is(err, sealstore.ErrLocked):
+		rv, level = CKR_USER_NOT_LOGGED_IN, slog.LevelWarn
+	case errors.Is(err, sealstore.ErrNotFound):
+		rv, level = CKR_OBJECT_HANDLE_INVALID, slog.LevelWarn
+	case errors.Is(err, sealstore.ErrReadOnly):
+		rv = CKR_TOKEN_WRITE_PROTECTED
+	case errors.Is(err, sealstore.ErrFull):
+		rv = CKR_DEVICE_MEMORY
+	case errors.Is(err, sealstore.ErrUnavailable), errors.Is(err, sealstore.ErrParent),
+		errors.Is(err, sealstore.ErrBlob), errors.Is(err, sealstore.ErrIntegrity):
+		rv = CKR_DEVICE_ERROR
+	default:
+		rv = CKR_FUNCTION_FAILED
+	}
+	l.log.Log(context.Background(), level, op+" failed", "token", serial, "code", rv.Error(), "error", err)
+	return &coded{rv, err}
+}

@@ -1,0 +1,470 @@
+package p11
+
+import (
+	"bytes"
+	"crypto/rand"
+	"encoding/hex"
+	"errors"
+	"slices"
+
+	"github.com/InterCooperative-Network/icn-p11/internal/secmem"
+	"github.com/InterCooperative-Network/icn-p11/sealstore"
+)
+
+// object is what a handle stands for. It is replaced as a whole when it
+// changes; only the handle table is mutable.
+type object struct {
+	handle  ObjectHandle
+	attrs   attrs
+	token   bool
+	private bool
+
+	id     sealstore.ID // of the sealed object: a token object, or the one a session copy signs with
+	stamp  uint64
+	sealed bool // the secret is in the store under id
+
+	session SessionHandle // owner of a session object
+	live    *liveKey      // secret of a session object that has its own
+}
+
+func (o *object) bool(t AttributeType) bool { return o.attrs.bool(t) }
+
+// objects is a slot's handle table. All of it is guarded by library.mu.
+type objects struct {
+	byHandle map[ObjectHandle]*object
+	byID     map[sealstore.ID]*object // token objects
+}
+
+func (t *objects) put(o *object) {
+	if t.byHandle == nil {
+		t.byHandle = map[ObjectHandle]*object{}
+		t.byID = map[sealstore.ID]*object{}
+	}
+	t.byHandle[o.handle] = o
+	if o.token {
+		t.byID[o.id] = o
+	}
+}
+
+func (t *objects) remove(o *object) {
+	delete(t.byHandle, o.handle)
+	if o.token {
+		delete(t.byID, o.id)
+	}
+}
+
+// object finds an object that the session may see.
+func (l *library) object(sess *session, h ObjectHandle) (*object, error) {
+	l.mu.RLock()
+	defer l.mu.RUnlock()
+	o := sess.slot.objs.byHandle[h]
+	if o == nil || o.private && sess.slot.user != userIn {
+		return nil, CKR_OBJECT_HANDLE_INVALID
+	}
+	return o, nil
+}
+
+// fromStore makes an object of what the store holds.
+func fromStore(s sealstore.Object) (*object, bool) {
+	a, ok := decodeBody(s.Body)
+	if !ok {
+		return nil, false
+	}
+	a[CKA_TOKEN] = yes
+	a[CKA_PRIVATE] = boolBytes(s.Private)
+	a[CKA_UNIQUE_ID] = []byte(hex.EncodeToString(s.ID[:]))
+	return &object{attrs: a, token: true, private: s.Private, id: s.ID, stamp: s.Stamp, sealed: s.Sealed}, true
+}
+
+// sync brings the handle table in line with the token on disk. Objects keep
+// their handles as long as they exist. The caller holds s.mu.
+func (l *library) sync(s *slot) error {
+	stored, err := s.token.Objects()
+	if err != nil {
+		return l.fail("reading objects", s.serial, err)
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	seen := make(map[sealstore.ID]bool, len(stored))
+	for _, st := range stored {
+		seen[st.ID] = true
+		old := s.objs.byID[st.ID]
+		if old != nil && old.stamp == st.Stamp {
+			continue
+		}
+		o, ok := fromStore(st)
+		if !ok {
+			l.log.Error("object skipped: its attributes cannot be read", "token", s.serial, "object", hex.EncodeToString(st.ID[:]))
+			seen[st.ID] = false
+			continue
+		}
+		if old != nil {
+			o.handle = old.handle
+		} else {
+			o.handle = ObjectHandle(l.handle())
+		}
+		s.objs.put(o)
+	}
+	for id, o := range s.objs.byID {
+		if !seen[id] {
+			s.objs.remove(o)
+			s.keys.forget(id)
+		}
+	}
+	return nil
+}
+
+// maySee and mayWrite are the access rules of section 4.4 and table 3 of the
+// sessions: private objects need the user, token objects a read/write session.
+func (l *library) mayCreate(sess *session, a attrs) error {
+	if a.bool(CKA_TOKEN) && !sess.rw {
+		return CKR_SESSION_READ_ONLY
+	}
+	if a.bool(CKA_PRIVATE) && l.user(sess.slot) != userIn {
+		return CKR_USER_NOT_LOGGED_IN
+	}
+	return nil
+}
+
+// add stores a new object with its attributes and, for a private key, its
+// secret, and gives it a handle. A session object keeps live. The caller holds s.mu.
+func (l *library) add(h SessionHandle, s *slot, o *object, secret []byte) (ObjectHandle, error) {
+	o.token, o.private = o.attrs.bool(CKA_TOKEN), o.attrs.bool(CKA_PRIVATE)
+	if o.token {
+		st, err := s.token.CreateObject(o.private, o.attrs.encode(), secret)
+		if err != nil {
+			return 0, l.fail("storing an object", s.serial, err)
+		}
+		o.id, o.stamp, o.sealed = st.ID, st.Stamp, st.Sealed
+		o.attrs[CKA_UNIQUE_ID] = []byte(hex.EncodeToString(st.ID[:]))
+	} else {
+		var u [16]byte
+		rand.Read(u[:])
+		o.attrs[CKA_UNIQUE_ID] = []byte(hex.EncodeToString(u[:]))
+		o.session = h
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if !o.token && l.sessions[h] == nil {
+		return 0, CKR_SESSION_HANDLE_INVALID
+	}
+	o.handle = ObjectHandle(l.handle())
+	s.objs.put(o)
+	return o.handle, nil
+}
+
+// CreateObject is C_CreateObject (section 5.7.1).
+func (m *Module) CreateObject(h SessionHandle, tmpl []Attribute) (ObjectHandle, error) {
+	l, sess, err := m.withSession(h)
+	if err != nil {
+		return 0, err
+	}
+	defer l.leave()
+	a, seed, err := l.parseCreate(sess, tmpl)
+	if err != nil {
+		return 0, err
+	}
+	if err := l.mayCreate(sess, a); err != nil {
+		return 0, err
+	}
+	o := &object{attrs: a}
+	var secret []byte
+	if seed != nil {
+		buf, k, err := importSeed(seed)
+		if err != nil {
+			return 0, l.fail("reading a private key", sess.slot.serial, err)
+		}
+		defer buf.Destroy()
+		pub := k.Public()
+		if p := a[CKA_EC_POINT]; p != nil && !bytes.Equal(p, pub[:]) {
+			k.Destroy()
+			return 0, CKR_TEMPLATE_INCONSISTENT
+		}
+		a.setPublic(pub[:])
+		if a.bool(CKA_TOKEN) {
+			secret = buf.Bytes()
+			k.Destroy()
+		} else {
+			o.live = &liveKey{key: k}
+		}
+	}
+	s := sess.slot
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	handle, err := l.add(h, s, o, secret)
+	if err != nil {
+		o.live.destroy()
+	}
+	return handle, err
+}
+
+// DestroyObject is C_DestroyObject (section 5.7.3).
+func (m *Module) DestroyObject(h SessionHandle, oh ObjectHandle) error {
+	l, sess, err := m.withSession(h)
+	if err != nil {
+		return err
+	}
+	defer l.leave()
+	s := sess.slot
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	o, err := l.object(sess, oh)
+	if err != nil {
+		return err
+	}
+	if o.token && !sess.rw {
+		return CKR_SESSION_READ_ONLY
+	}
+	if !o.bool(CKA_DESTROYABLE) {
+		return CKR_ACTION_PROHIBITED
+	}
+	if o.token {
+		if err := s.token.DeleteObject(o.id); err != nil && !errors.Is(err, sealstore.ErrNotFound) {
+			return l.fail("destroying an object", s.serial, err)
+		}
+		s.keys.forget(o.id)
+	}
+	l.mu.Lock()
+	s.objs.remove(o)
+	l.mu.Unlock()
+	o.live.destroy()
+	return nil
+}
+
+// CopyObject is C_CopyObject (section 5.7.2). A session copy of a token's
+// private key signs with the token's own seal, so the seed is no longer in
+// memory than the original's; it ends with the original.
+func (m *Module) CopyObject(h SessionHandle, oh ObjectHandle, tmpl []Attribute) (ObjectHandle, error) {
+	l, sess, err := m.withSession(h)
+	if err != nil {
+		return 0, err
+	}
+	defer l.leave()
+	s := sess.slot
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	o, err := l.object(sess, oh)
+	if err != nil {
+		return 0, err
+	}
+	if !o.bool(CKA_COPYABLE) {
+		return 0, CKR_ACTION_PROHIBITED
+	}
+	a, err := l.applyTemplate(sess, o.attrs, tmpl, onCopy)
+	if err != nil {
+		return 0, err
+	}
+	if o.private && !a.bool(CKA_PRIVATE) {
+		return 0, CKR_TEMPLATE_INCONSISTENT
+	}
+	if err := l.mayCreate(sess, a); err != nil {
+		return 0, err
+	}
+	c := &object{attrs: a}
+	if a.ulong(CKA_CLASS) != CKO_PRIVATE_KEY {
+		return l.add(h, s, c, nil)
+	}
+	if o.sealed && !a.bool(CKA_TOKEN) {
+		c.id, c.sealed = o.id, true
+		return l.add(h, s, c, nil)
+	}
+	buf, err := secmem.New(seedSize)
+	if err != nil {
+		return 0, l.fail("copying a private key", s.serial, err)
+	}
+	defer buf.Destroy()
+	if err := l.seedOf(s, o, buf.Bytes()); err != nil {
+		return 0, err
+	}
+	if a.bool(CKA_TOKEN) {
+		return l.add(h, s, c, buf.Bytes())
+	}
+	if c.live, err = newLiveKey(buf.Bytes()); err != nil {
+		return 0, l.fail("copying a private key", s.serial, err)
+	}
+	handle, err := l.add(h, s, c, nil)
+	if err != nil {
+		c.live.destroy()
+	}
+	return handle, err
+}
+
+// GetObjectSize is C_GetObjectSize (section 5.7.4): the bytes that the
+// object's attributes take, each with its type and length.
+func (m *Module) GetObjectSize(h SessionHandle, oh ObjectHandle) (uint, error) {
+	l, sess, err := m.withSession(h)
+	if err != nil {
+		return 0, err
+	}
+	defer l.leave()
+	o, err := l.object(sess, oh)
+	if err != nil {
+		return 0, err
+	}
+	return uint(len(o.attrs.encode())), nil
+}
+
+// GetAttributeValue is C_GetAttributeValue (section 5.7.5): every entry that
+// can be filled is filled, whatever the others answer.
+func (m *Module) GetAttributeValue(h SessionHandle, oh ObjectHandle, tmpl []AttributeOut) error {
+	l, sess, err := m.withSession(h)
+	if err != nil {
+		return err
+	}
+	defer l.leave()
+	o, err := l.object(sess, oh)
+	if err != nil {
+		return err
+	}
+	specs := classSpecs[o.attrs.ulong(CKA_CLASS)]
+	var result error
+	for i := range tmpl {
+		t := &tmpl[i]
+		sp := specs[t.Type]
+		v, ok := o.attrs[t.Type]
+		switch {
+		case sp != nil && sp.rule&hidden != 0:
+			t.Len, result = Unavailable, CKR_ATTRIBUTE_SENSITIVE
+			continue
+		case sp == nil || !ok:
+			t.Len = Unavailable
+			if result != CKR_ATTRIBUTE_SENSITIVE {
+				result = CKR_ATTRIBUTE_TYPE_INVALID
+			}
+			continue
+		}
+		if t.Type == CKA_EC_POINT && l.cfg.ECPointEncoding != "raw" {
+			v = append(bytes.Clone(octetString32), v...)
+		}
+		switch {
+		case t.Buf == nil:
+			t.Len = uint(len(v))
+		case len(t.Buf) < len(v):
+			t.Len = Unavailable
+			if result == nil {
+				result = CKR_BUFFER_TOO_SMALL
+			}
+		default:
+			t.Len = uint(copy(t.Buf, v))
+		}
+	}
+	return result
+}
+
+// SetAttributeValue is C_SetAttributeValue (section 5.7.6): all of the
+// template, or nothing.
+func (m *Module) SetAttributeValue(h SessionHandle, oh ObjectHandle, tmpl []Attribute) error {
+	l, sess, err := m.withSession(h)
+	if err != nil {
+		return err
+	}
+	defer l.leave()
+	s := sess.slot
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	// A second round sees what another process changed meanwhile.
+	for range 2 {
+		o, err := l.object(sess, oh)
+		if err != nil {
+			return err
+		}
+		if o.token && !sess.rw {
+			return CKR_SESSION_READ_ONLY
+		}
+		if !o.bool(CKA_MODIFIABLE) {
+			return CKR_ACTION_PROHIBITED
+		}
+		a, err := l.applyTemplate(sess, o.attrs, tmpl, onSet)
+		if err != nil {
+			return err
+		}
+		c := *o
+		c.attrs = a
+		if o.token {
+			st, err := s.token.UpdateObject(o.id, o.stamp, a.encode())
+			if errors.Is(err, sealstore.ErrChanged) {
+				if err := l.sync(s); err != nil {
+					return err
+				}
+				continue
+			}
+			if err != nil {
+				return l.fail("changing an object", s.serial, err)
+			}
+			c.stamp = st.Stamp
+		}
+		l.mu.Lock()
+		s.objs.put(&c)
+		l.mu.Unlock()
+		return nil
+	}
+	return CKR_FUNCTION_FAILED
+}
+
+// findOp is a search: the handles that matched when it began.
+type findOp struct{ rest []ObjectHandle }
+
+// FindObjectsInit is C_FindObjectsInit (section 5.7.7). It sees what other
+// processes have changed since.
+func (m *Module) FindObjectsInit(h SessionHandle, tmpl []Attribute) error {
+	l, sess, err := m.withSession(h)
+	if err != nil {
+		return err
+	}
+	defer l.leave()
+	sess.mu.Lock()
+	defer sess.mu.Unlock()
+	if sess.find != nil {
+		return CKR_OPERATION_ACTIVE
+	}
+	s := sess.slot
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if err := l.sync(s); err != nil {
+		return err
+	}
+	op := &findOp{}
+	l.mu.RLock()
+	for oh, o := range s.objs.byHandle {
+		if (!o.private || s.user == userIn) && o.attrs.matches(tmpl) {
+			op.rest = append(op.rest, oh)
+		}
+	}
+	l.mu.RUnlock()
+	slices.Sort(op.rest)
+	sess.find = op
+	return nil
+}
+
+// FindObjects is C_FindObjects (section 5.7.8).
+func (m *Module) FindObjects(h SessionHandle, out []ObjectHandle) (int, error) {
+	l, sess, err := m.withSession(h)
+	if err != nil {
+		return 0, err
+	}
+	defer l.leave()
+	sess.mu.Lock()
+	defer sess.mu.Unlock()
+	if sess.find == nil {
+		return 0, CKR_OPERATION_NOT_INITIALIZED
+	}
+	n := copy(out, sess.find.rest)
+	sess.find.rest = sess.find.rest[n:]
+	return n, nil
+}
+
+// FindObjectsFinal is C_FindObjectsFinal (section 5.7.9).
+func (m *Module) FindObjectsFinal(h SessionHandle) error {
+	l, sess, err := m.withSession(h)
+	if err != nil {
+		return err
+	}
+	defer l.leave()
+	sess.mu.Lock()
+	defer sess.mu.Unlock()
+	if sess.find == nil {
+		return CKR_OPERATION_NOT_INITIALIZED
+	}
+	sess.find = nil
+	return nil
+}

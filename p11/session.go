@@ -1,0 +1,381 @@
+package p11
+
+import (
+	"errors"
+	"sync"
+
+	"github.com/InterCooperative-Network/icn-p11/sealstore"
+)
+
+// session is an open session. Its operations are guarded by mu, so two
+// threads may share one.
+type session struct {
+	slot *slot
+	rw   bool
+
+	mu     sync.Mutex
+	find   *findOp
+	digest *digestOp
+	sign   *signOp
+	verify *verifyOp
+}
+
+// OpenSession is C_OpenSession (section 5.6.1).
+func (m *Module) OpenSession(id SlotID, flags uint) (SessionHandle, error) {
+	l, err := m.enter()
+	if err != nil {
+		return 0, err
+	}
+	defer l.leave()
+	if flags&CKF_SERIAL_SESSION == 0 {
+		return 0, CKR_SESSION_PARALLEL_NOT_SUPPORTED
+	}
+	s, err := l.initialised(id)
+	if err != nil {
+		return 0, err
+	}
+	rw := flags&CKF_RW_SESSION != 0
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.slots[id] != s {
+		return 0, CKR_TOKEN_NOT_PRESENT
+	}
+	if !rw && s.user == soIn {
+		return 0, CKR_SESSION_READ_WRITE_SO_EXISTS
+	}
+	h := SessionHandle(l.handle())
+	l.sessions[h] = &session{slot: s, rw: rw}
+	return h, nil
+}
+
+// handle counts up: no session or object handle is ever used twice in a
+// process. The caller holds l.mu.
+func (l *library) handle() uint {
+	l.nextHandle++
+	return l.nextHandle
+}
+
+func (l *library) session(h SessionHandle) (*session, error) {
+	l.mu.RLock()
+	defer l.mu.RUnlock()
+	if s := l.sessions[h]; s != nil {
+		return s, nil
+	}
+	return nil, CKR_SESSION_HANDLE_INVALID
+}
+
+// withSession is how nearly every function starts: library, then session.
+// The caller leaves the library it gets.
+func (m *Module) withSession(h SessionHandle) (*library, *session, error) {
+	l, err := m.enter()
+	if err != nil {
+		return nil, nil, err
+	}
+	s, err := l.session(h)
+	if err != nil {
+		l.leave()
+		return nil, nil, err
+	}
+	return l, s, nil
+}
+
+// dropSession ends a session and its session objects. The caller holds l.mu.
+func (l *library) dropSession(h SessionHandle, s *session) {
+	delete(l.sessions, h)
+	for _, o := range s.slot.objs.byHandle {
+		if !o.token && o.session == h {
+			s.slot.objs.remove(o)
+			o.live.destroy()
+		}
+	}
+}
+
+// lastSession tells whether a slot has no session left.
+func (l *library) lastSession(s *slot) bool {
+	l.mu.RLock()
+	defer l.mu.RUnlock()
+	for _, sess := range l.sessions {
+		if sess.slot == s {
+			return false
+		}
+	}
+	return true
+}
+
+// CloseSession is C_CloseSession (section 5.6.2). The last session of a token
+// logs the user out.
+func (m *Module) CloseSession(h SessionHandle) error {
+	l, sess, err := m.withSession(h)
+	if err != nil {
+		return err
+	}
+	defer l.leave()
+	s := sess.slot
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	l.mu.Lock()
+	if l.sessions[h] == nil {
+		l.mu.Unlock()
+		return CKR_SESSION_HANDLE_INVALID
+	}
+	l.dropSession(h, sess)
+	l.mu.Unlock()
+	if l.lastSession(s) {
+		l.logout(s)
+	}
+	return nil
+}
+
+// CloseAllSessions is C_CloseAllSessions (section 5.6.3).
+func (m *Module) CloseAllSessions(id SlotID) error {
+	l, err := m.enter()
+	if err != nil {
+		return err
+	}
+	defer l.leave()
+	s, err := l.slot(id)
+	if err != nil {
+		return err
+	}
+	l.closeSlot(s)
+	return nil
+}
+
+// GetSessionInfo is C_GetSessionInfo (section 5.6.4).
+func (m *Module) GetSessionInfo(h SessionHandle) (SessionInfo, error) {
+	l, sess, err := m.withSession(h)
+	if err != nil {
+		return SessionInfo{}, err
+	}
+	defer l.leave()
+	info := SessionInfo{Slot: sess.slot.id, Flags: CKF_SERIAL_SESSION}
+	if sess.rw {
+		info.Flags |= CKF_RW_SESSION
+	}
+	switch user := l.user(sess.slot); {
+	case user == soIn:
+		info.State = CKS_RW_SO_FUNCTIONS
+	case user == userIn && sess.rw:
+		info.State = CKS_RW_USER_FUNCTIONS
+	case user == userIn:
+		info.State = CKS_RO_USER_FUNCTIONS
+	case sess.rw:
+		info.State = CKS_RW_PUBLIC_SESSION
+	default:
+		info.State = CKS_RO_PUBLIC_SESSION
+	}
+	return info, nil
+}
+
+// SessionCancel is C_SessionCancel (section 5.6.5).
+func (m *Module) SessionCancel(h SessionHandle, flags uint) error {
+	l, sess, err := m.withSession(h)
+	if err != nil {
+		return err
+	}
+	defer l.leave()
+	sess.mu.Lock()
+	defer sess.mu.Unlock()
+	if flags&CKF_FIND_OBJECTS != 0 {
+		sess.find = nil
+	}
+	if flags&CKF_DIGEST != 0 {
+		sess.digest = nil
+	}
+	if flags&CKF_SIGN != 0 {
+		sess.sign = nil
+	}
+	if flags&CKF_VERIFY != 0 {
+		sess.verify = nil
+	}
+	return nil
+}
+
+func (l *library) user(s *slot) loginState {
+	l.mu.RLock()
+	defer l.mu.RUnlock()
+	return s.user
+}
+
+func (l *library) setUser(s *slot, u loginState) {
+	l.mu.Lock()
+	s.user = u
+	l.mu.Unlock()
+}
+
+// pinError is fail for the functions that take a PIN: a PIN that cannot be
+// right because of its length is wrong, and costs no try in the TPM.
+func (l *library) pinError(op string, s *slot, err error) error {
+	if errors.Is(err, sealstore.ErrPINLength) {
+		return &coded{CKR_PIN_INCORRECT, err}
+	}
+	return l.fail(op, s.serial, err)
+}
+
+// Login is C_Login (section 5.6.8).
+func (m *Module) Login(h SessionHandle, user UserType, pin []byte) error {
+	l, sess, err := m.withSession(h)
+	if err != nil {
+		return err
+	}
+	defer l.leave()
+	if user != CKU_SO && user != CKU_USER && user != CKU_CONTEXT_SPECIFIC {
+		return CKR_USER_TYPE_INVALID
+	}
+	// There is no protected authentication path, so a PIN there must be.
+	if pin == nil {
+		return CKR_ARGUMENTS_BAD
+	}
+	if user == CKU_CONTEXT_SPECIFIC {
+		return l.contextLogin(sess, pin)
+	}
+	s := sess.slot
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	role, state := sealstore.User, userIn
+	if user == CKU_SO {
+		role, state = sealstore.SO, soIn
+	}
+	switch s.user {
+	case nobody:
+	case state:
+		return CKR_USER_ALREADY_LOGGED_IN
+	default:
+		return CKR_USER_ANOTHER_ALREADY_LOGGED_IN
+	}
+	if user == CKU_SO && l.hasReadOnly(s) {
+		return CKR_SESSION_READ_ONLY_EXISTS
+	}
+	err = s.token.Login(role, pin)
+	s.lockout.forget()
+	if err != nil {
+		return l.pinError("login", s, err)
+	}
+	l.setUser(s, state)
+	return nil
+}
+
+func (l *library) hasReadOnly(s *slot) bool {
+	l.mu.RLock()
+	defer l.mu.RUnlock()
+	for _, sess := range l.sessions {
+		if sess.slot == s && !sess.rw {
+			return true
+		}
+	}
+	return false
+}
+
+// contextLogin authorises the one operation that is active on a key with
+// CKA_ALWAYS_AUTHENTICATE. The TPM checks the PIN again.
+func (l *library) contextLogin(sess *session, pin []byte) error {
+	sess.mu.Lock()
+	defer sess.mu.Unlock()
+	if sess.sign == nil || !sess.sign.key.bool(CKA_ALWAYS_AUTHENTICATE) {
+		return CKR_OPERATION_NOT_INITIALIZED
+	}
+	s := sess.slot
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.user != userIn {
+		return CKR_USER_NOT_LOGGED_IN
+	}
+	err := s.token.Login(sealstore.User, pin)
+	s.lockout.forget()
+	if err != nil {
+		return l.pinError("login for one operation", s, err)
+	}
+	sess.sign.authenticated = true
+	return nil
+}
+
+// Logout is C_Logout (section 5.6.9).
+func (m *Module) Logout(h SessionHandle) error {
+	l, sess, err := m.withSession(h)
+	if err != nil {
+		return err
+	}
+	defer l.leave()
+	s := sess.slot
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.user == nobody {
+		return CKR_USER_NOT_LOGGED_IN
+	}
+	l.logout(s)
+	return nil
+}
+
+// logout wipes what a login had opened: the token's root secret, unlocked
+// keys, private session objects, and every handle of a private object. The
+// caller holds s.mu.
+func (l *library) logout(s *slot) {
+	l.mu.Lock()
+	s.user = nobody
+	for _, o := range s.objs.byHandle {
+		if o.private {
+			s.objs.remove(o)
+			if !o.token {
+				o.live.destroy()
+			}
+		}
+	}
+	l.mu.Unlock()
+	s.keys.wipe()
+	if s.token != nil {
+		s.token.Logout()
+	}
+}
+
+// InitPIN is C_InitPIN (section 5.6.6): the SO sets the user's PIN.
+func (m *Module) InitPIN(h SessionHandle, pin []byte) error {
+	l, sess, err := m.withSession(h)
+	if err != nil {
+		return err
+	}
+	defer l.leave()
+	s := sess.slot
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.user != soIn {
+		return CKR_USER_NOT_LOGGED_IN
+	}
+	if pin == nil {
+		return CKR_ARGUMENTS_BAD
+	}
+	return l.fail("setting the user PIN", s.serial, s.token.InitUserPIN(pin))
+}
+
+// SetPIN is C_SetPIN (section 5.6.7): it changes the PIN of the user who is
+// logged in, or the user's where nobody is.
+func (m *Module) SetPIN(h SessionHandle, old, new []byte) error {
+	l, sess, err := m.withSession(h)
+	if err != nil {
+		return err
+	}
+	defer l.leave()
+	if !sess.rw {
+		return CKR_SESSION_READ_ONLY
+	}
+	if old == nil || new == nil {
+		return CKR_ARGUMENTS_BAD
+	}
+	if len(new) < minPIN || len(new) > maxPIN {
+		return CKR_PIN_LEN_RANGE
+	}
+	if len(old) < minPIN || len(old) > maxPIN {
+		return CKR_PIN_INCORRECT
+	}
+	s := sess.slot
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	role := sealstore.User
+	if s.user == soIn {
+		role = sealstore.SO
+	}
+	err = s.token.SetPIN(role, old, new)
+	s.lockout.forget()
+	return l.fail("changing a PIN", s.serial, err)
+}

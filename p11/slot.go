@@ -1,0 +1,373 @@
+package p11
+
+import (
+	"cmp"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+	"unicode/utf8"
+
+	"github.com/InterCooperative-Network/icn-p11/sealstore"
+)
+
+// slot is a place for one identity. The free slot has no token.
+type slot struct {
+	id SlotID
+
+	// mu serialises what changes the token or its login state; TPM commands
+	// run under it. It is taken before library.mu.
+	mu     sync.Mutex
+	token  *sealstore.Token // these three are also read under library.mu,
+	serial string           // and so written under both
+	user   loginState
+	objs   objects // guarded by library.mu
+	keys   keyring
+
+	lockout lockoutCache
+}
+
+type loginState int
+
+const (
+	nobody loginState = iota
+	userIn
+	soIn
+)
+
+// refreshSlots brings the slots in line with the tokens that are on disk now.
+// Slot numbers come from the tokens themselves, so they are the same in every
+// process; the free slot has the number that the next token will get.
+func (l *library) refreshSlots() error {
+	infos, err := l.store.Tokens()
+	if err != nil {
+		return err
+	}
+	want := map[SlotID]string{}
+	for _, t := range infos {
+		want[SlotID(t.Slot)] = t.Serial
+	}
+	if l.cfg.FreeSlot {
+		n, err := l.store.FreeSlot()
+		if err != nil {
+			return err
+		}
+		want[SlotID(n)] = ""
+	}
+	var gone []*slot
+	l.mu.Lock()
+	for id, s := range l.slots {
+		if serial, ok := want[id]; !ok || serial != s.serial {
+			gone = append(gone, s)
+			delete(l.slots, id)
+		}
+	}
+	for id, serial := range want {
+		if l.slots[id] != nil {
+			continue
+		}
+		s := &slot{id: id, serial: serial}
+		if serial != "" {
+			if s.token, err = l.store.Token(serial); err != nil {
+				l.log.Error("token cannot be opened", "token", serial, "error", err)
+				continue
+			}
+		}
+		l.slots[id] = s
+	}
+	l.mu.Unlock()
+	for _, s := range gone {
+		l.closeSlot(s)
+	}
+	return nil
+}
+
+// closeSlot ends every session of a slot and wipes what it had unlocked.
+func (l *library) closeSlot(s *slot) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	l.mu.Lock()
+	for h, sess := range l.sessions {
+		if sess.slot == s {
+			l.dropSession(h, sess)
+		}
+	}
+	l.mu.Unlock()
+	l.logout(s)
+}
+
+func (l *library) slot(id SlotID) (*slot, error) {
+	l.mu.RLock()
+	defer l.mu.RUnlock()
+	if s := l.slots[id]; s != nil {
+		return s, nil
+	}
+	return nil, CKR_SLOT_ID_INVALID
+}
+
+// initialised finds a slot that holds a token.
+func (l *library) initialised(id SlotID) (*slot, error) {
+	s, err := l.slot(id)
+	if err != nil {
+		return nil, err
+	}
+	if t, _ := l.tokenIn(s); t == nil {
+		return nil, CKR_TOKEN_NOT_RECOGNIZED
+	}
+	return s, nil
+}
+
+// tokenIn reads what C_InitToken in another thread may just be setting.
+func (l *library) tokenIn(s *slot) (*sealstore.Token, string) {
+	l.mu.RLock()
+	defer l.mu.RUnlock()
+	return s.token, s.serial
+}
+
+// GetSlotList is C_GetSlotList (section 5.5.1). The list changes only when
+// the application asks for its length. Every slot holds a token, the free one
+// an uninitialised one, so tokenPresent makes no difference.
+func (m *Module) GetSlotList(tokenPresent bool, out []SlotID, query bool) (int, error) {
+	l, err := m.enter()
+	if err != nil {
+		return 0, err
+	}
+	defer l.leave()
+	if query {
+		if err := l.refreshSlots(); err != nil {
+			return 0, l.fail("listing tokens", "", err)
+		}
+	}
+	l.mu.RLock()
+	ids := make([]SlotID, 0, len(l.slots))
+	for id := range l.slots {
+		ids = append(ids, id)
+	}
+	l.mu.RUnlock()
+	if query {
+		return len(ids), nil
+	}
+	if len(out) < len(ids) {
+		return len(ids), CKR_BUFFER_TOO_SMALL
+	}
+	slices.SortFunc(ids, func(a, b SlotID) int { return cmp.Compare(a, b) })
+	return copy(out, ids), nil
+}
+
+// GetSlotInfo is C_GetSlotInfo (section 5.5.2).
+func (m *Module) GetSlotInfo(id SlotID) (SlotInfo, error) {
+	l, err := m.enter()
+	if err != nil {
+		return SlotInfo{}, err
+	}
+	defer l.leave()
+	s, err := l.slot(id)
+	if err != nil {
+		return SlotInfo{}, err
+	}
+	what := "free slot"
+	if _, serial := l.tokenIn(s); serial != "" {
+		what = "token " + serial
+	}
+	return SlotInfo{
+		SlotDescription: "icn-p11 " + what,
+		ManufacturerID:  manufacturer,
+		Flags:           CKF_TOKEN_PRESENT,
+		FirmwareVersion: LibraryVersion,
+	}, nil
+}
+
+// GetTokenInfo is C_GetTokenInfo (section 5.5.3). The PIN flags come from the
+// TPM's lockout counters, which all users of the TPM share.
+func (m *Module) GetTokenInfo(id SlotID) (TokenInfo, error) {
+	l, err := m.enter()
+	if err != nil {
+		return TokenInfo{}, err
+	}
+	defer l.leave()
+	s, err := l.slot(id)
+	if err != nil {
+		return TokenInfo{}, err
+	}
+	token, serial := l.tokenIn(s)
+	info := TokenInfo{
+		ManufacturerID:     manufacturer,
+		Model:              model,
+		SerialNumber:       serial,
+		Flags:              CKF_RNG | CKF_LOGIN_REQUIRED,
+		MaxPinLen:          maxPIN,
+		MinPinLen:          minPIN,
+		TotalPublicMemory:  Unavailable,
+		FreePublicMemory:   Unavailable,
+		TotalPrivateMemory: Unavailable,
+		FreePrivateMemory:  Unavailable,
+		FirmwareVersion:    LibraryVersion,
+	}
+	if token == nil {
+		return info, nil
+	}
+	t, err := token.Info()
+	if err != nil {
+		l.log.Error("token cannot be read", "token", serial, "error", err)
+		return TokenInfo{}, &coded{CKR_TOKEN_NOT_PRESENT, err}
+	}
+	info.Label = t.Label
+	info.Flags |= CKF_TOKEN_INITIALIZED
+	if t.UserPIN {
+		info.Flags |= CKF_USER_PIN_INITIALIZED
+	}
+	info.Flags |= s.lockout.flags(l.tpm)
+	l.mu.RLock()
+	for _, sess := range l.sessions {
+		if sess.slot == s {
+			info.SessionCount++
+			if sess.rw {
+				info.RwSessionCount++
+			}
+		}
+	}
+	l.mu.RUnlock()
+	return info, nil
+}
+
+// lockoutCache asks the TPM for its dictionary-attack counters at most once a
+// second, and lets nobody who only lists tokens wait for a TPM that hangs.
+type lockoutCache struct {
+	mu      sync.Mutex
+	asked   time.Time
+	flag    uint
+	pending chan struct{}
+}
+
+const (
+	lockoutFresh = time.Second
+	lockoutWait  = 500 * time.Millisecond
+)
+
+func (c *lockoutCache) flags(s sealstore.Sealer) uint {
+	c.mu.Lock()
+	if c.pending == nil && time.Since(c.asked) < lockoutFresh {
+		defer c.mu.Unlock()
+		return c.flag
+	}
+	if c.pending == nil {
+		done := make(chan struct{})
+		c.pending = done
+		go func() {
+			state, err := s.Lockout()
+			c.mu.Lock()
+			defer c.mu.Unlock()
+			c.flag = 0
+			if err == nil {
+				c.flag = pinFlags(state)
+			}
+			c.asked = time.Now()
+			c.pending = nil
+			close(done)
+		}()
+	}
+	wait := c.pending
+	c.mu.Unlock()
+	timer := time.NewTimer(lockoutWait)
+	defer timer.Stop()
+	select {
+	case <-wait:
+	case <-timer.C:
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.flag
+}
+
+// forget makes the next question go to the TPM: a PIN was just tried.
+func (c *lockoutCache) forget() {
+	c.mu.Lock()
+	c.asked = time.Time{}
+	c.mu.Unlock()
+}
+
+// pinFlags derives CK_TOKEN_INFO's PIN flags. The TPM has one counter for
+// every PIN, so the user's and the SO's flags always agree.
+func pinFlags(s sealstore.Lockout) uint {
+	switch {
+	case s.InLockout || s.Max > 0 && s.Counter >= s.Max:
+		return CKF_USER_PIN_LOCKED | CKF_SO_PIN_LOCKED
+	case s.Counter == 0:
+		return 0
+	case s.Max-s.Counter == 1:
+		return CKF_USER_PIN_COUNT_LOW | CKF_SO_PIN_COUNT_LOW | CKF_USER_PIN_FINAL_TRY | CKF_SO_PIN_FINAL_TRY
+	}
+	return CKF_USER_PIN_COUNT_LOW | CKF_SO_PIN_COUNT_LOW
+}
+
+// InitToken is C_InitToken (section 5.5.7). On the free slot it makes a
+// token, which keeps that slot; on a token it checks the SO PIN and makes the
+// token anew with the same serial number and slot, destroying its objects.
+func (m *Module) InitToken(id SlotID, pin []byte, label [32]byte) error {
+	l, err := m.enter()
+	if err != nil {
+		return err
+	}
+	defer l.leave()
+	s, err := l.slot(id)
+	if err != nil {
+		return err
+	}
+	if pin == nil {
+		return CKR_ARGUMENTS_BAD
+	}
+	name := strings.TrimRight(string(label[:]), " ")
+	if !utf8.ValidString(name) || strings.ContainsRune(name, 0) {
+		return CKR_ARGUMENTS_BAD
+	}
+	if err := l.cfg.Unsupported(); err != nil {
+		l.log.Error("token not made", "error", err)
+		return &coded{CKR_FUNCTION_FAILED, err}
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	l.mu.RLock()
+	for _, sess := range l.sessions {
+		if sess.slot == s {
+			l.mu.RUnlock()
+			return CKR_SESSION_EXISTS
+		}
+	}
+	l.mu.RUnlock()
+	if s.token == nil {
+		n := uint32(id)
+		info, err := l.store.Create(sealstore.InitParams{Label: name, SOPIN: pin, Slot: &n})
+		if err != nil {
+			return l.fail("making a token", "", err)
+		}
+		t, err := l.store.Token(info.Serial)
+		if err != nil {
+			return l.fail("opening the new token", info.Serial, err)
+		}
+		l.mu.Lock()
+		s.token, s.serial = t, info.Serial
+		l.mu.Unlock()
+		return nil
+	}
+	_, err = l.store.Reinit(s.serial, name, pin)
+	s.lockout.forget()
+	if err != nil {
+		return l.pinError("making a token anew", s, err)
+	}
+	l.logout(s)
+	return nil
+}
+
+// WaitForSlotEvent is C_WaitForSlotEvent (section 5.5.4). There is no slot
+// event to report; a caller that would block is told that it cannot.
+func (m *Module) WaitForSlotEvent(flags uint) (SlotID, error) {
+	l, err := m.enter()
+	if err != nil {
+		return 0, err
+	}
+	defer l.leave()
+	if flags&CKF_DONT_BLOCK != 0 {
+		return 0, CKR_NO_EVENT
+	}
+	return 0, CKR_FUNCTION_NOT_SUPPORTED
+}
