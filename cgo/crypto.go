@@ -1,0 +1,139 @@
+package main
+
+// #include "cryptoki.h"
+import "C"
+
+import "github.com/InterCooperative-Network/icn-p11/p11"
+
+//export go_C_DigestInit
+func go_C_DigestInit(s C.CK_SESSION_HANDLE, m C.CK_MECHANISM_PTR) (rv C.CK_RV) {
+	defer guard("C_DigestInit", &rv)
+	mech, ok := mechanism(m)
+	if !ok {
+		return argumentsBad
+	}
+	return code(module.DigestInit(p11.SessionHandle(s), mech))
+}
+
+//export go_C_Digest
+func go_C_Digest(s C.CK_SESSION_HANDLE, p C.CK_BYTE_PTR, np C.CK_ULONG, o C.CK_BYTE_PTR, no C.CK_ULONG_PTR) (rv C.CK_RV) {
+	defer guard("C_Digest", &rv)
+	data, ok := in(p, np)
+	out, okOut := output(o, no)
+	if !ok || !okOut {
+		return argumentsBad
+	}
+	return produced(&out, no, module.Digest(p11.SessionHandle(s), data, &out))
+}
+
+//export go_C_DigestUpdate
+func go_C_DigestUpdate(s C.CK_SESSION_HANDLE, p C.CK_BYTE_PTR, np C.CK_ULONG) (rv C.CK_RV) {
+	defer guard("C_DigestUpdate", &rv)
+	part, ok := in(p, np)
+	if !ok {
+		return argumentsBad
+	}
+	return code(module.DigestUpdate(p11.SessionHandle(s), part))
+}
+
+//export go_C_DigestKey
+func go_C_DigestKey(s C.CK_SESSION_HANDLE, key C.CK_OBJECT_HANDLE) (rv C.CK_RV) {
+	defer guard("C_DigestKey", &rv)
+	return code(module.DigestKey(p11.SessionHandle(s), p11.ObjectHandle(key)))
+}
+
+//export go_C_DigestFinal
+func go_C_DigestFinal(s C.CK_SESSION_HANDLE, o C.CK_BYTE_PTR, no C.CK_ULONG_PTR) (rv C.CK_RV) {
+	defer guard("C_DigestFinal", &rv)
+	out, ok := output(o, no)
+	if !ok {
+		return argumentsBad
+	}
+	return produced(&out, no, module.DigestFinal(p11.SessionHandle(s), &out))
+}
+
+//export go_C_SignInit
+func go_C_SignInit(s C.CK_SESSION_HANDLE, m C.CK_MECHANISM_PTR, key C.CK_OBJECT_HANDLE) (rv C.CK_RV) {
+	defer guard("C_SignInit", &rv)
+	mech, ok := mechanism(m)
+	if !ok {
+		return argumentsBad
+	}
+	return code(module.SignInit(p11.SessionHandle(s), mech, p11.ObjectHandle(key)))
+}
+
+// go_C_Sign runs on the caller's thread from end to end and makes nothing on
+// the Go heap: handing the work to another goroutine costs three times as much
+// as the signature.
+//
+//export go_C_Sign
+func go_C_Sign(s C.CK_SESSION_HANDLE, p C.CK_BYTE_PTR, np C.CK_ULONG, o C.CK_BYTE_PTR, no C.CK_ULONG_PTR) (rv C.CK_RV) {
+	defer guard("C_Sign", &rv)
+	data, ok := in(p, np)
+	out, okOut := output(o, no)
+	if !ok || !okOut {
+		return argumentsBad
+	}
+	return produced(&out, no, module.Sign(p11.SessionHandle(s), data, &out))
+}
+
+//export go_C_SignUpdate
+func go_C_SignUpdate(s C.CK_SESSION_HANDLE, p C.CK_BYTE_PTR, np C.CK_ULONG) (rv C.CK_RV) {
+	defer guard("C_SignUpdate", &rv)
+	part, ok := in(p, np)
+	if !ok {
+		return argumentsBad
+	}
+	return code(module.SignUpdate(p11.SessionHandle(s), part))
+}
+
+//export go_C_SignFinal
+func go_C_SignFinal(s C.CK_SESSION_HANDLE, o C.CK_BYTE_PTR, no C.CK_ULONG_PTR) (rv C.CK_RV) {
+	defer guard("C_SignFinal", &rv)
+	out, ok := output(o, no)
+	if !ok {
+		return argumentsBad
+	}
+	return produced(&out, no, module.SignFinal(p11.SessionHandle(s), &out))
+}
+
+//export go_C_VerifyInit
+func go_C_VerifyInit(s C.CK_SESSION_HANDLE, m C.CK_MECHANISM_PTR, key C.CK_OBJECT_HANDLE) (rv C.CK_RV) {
+	defer guard("C_VerifyInit", &rv)
+	mech, ok := mechanism(m)
+	if !ok {
+		return argumentsBad
+	}
+	return code(module.VerifyInit(p11.SessionHandle(s), mech, p11.ObjectHandle(key)))
+}
+
+//export go_C_Verify
+func go_C_Verify(s C.CK_SESSION_HANDLE, p C.CK_BYTE_PTR, np C.CK_ULONG, g C.CK_BYTE_PTR, ng C.CK_ULONG) (rv C.CK_RV) {
+	defer guard("C_Verify", &rv)
+	data, ok := in(p, np)
+	sig, okSig := in(g, ng)
+	if !ok || !okSig {
+		return argumentsBad
+	}
+	return code(module.Verify(p11.SessionHandle(s), data, sig))
+}
+
+//export go_C_VerifyUpdate
+func go_C_VerifyUpdate(s C.CK_SESSION_HANDLE, p C.CK_BYTE_PTR, np C.CK_ULONG) (rv C.CK_RV) {
+	defer guard("C_VerifyUpdate", &rv)
+	part, ok := in(p, np)
+	if !ok {
+		return argumentsBad
+	}
+	return code(module.VerifyUpdate(p11.SessionHandle(s), part))
+}
+
+//export go_C_VerifyFinal
+func go_C_VerifyFinal(s C.CK_SESSION_HANDLE, g C.CK_BYTE_PTR, ng C.CK_ULONG) (rv C.CK_RV) {
+	defer guard("C_VerifyFinal", &rv)
+	sig, ok := in(g, ng)
+	if !ok {
+		return argumentsBad
+	}
+	return code(module.VerifyFinal(p11.SessionHandle(s), sig))
+}
