@@ -147,6 +147,7 @@ func (m *Module) Finalize() error {
 	for _, s := range l.slots {
 		l.closeSlot(s)
 	}
+	l.store.Close()
 	l.pool.wipe()
 	if err := l.tpm.Close(); err != nil {
 		l.log.Warn("TPM not closed cleanly", "error", err)
@@ -216,6 +217,8 @@ func (l *library) fail(op string, serial string, err error) error {
 		rv = CKR_TOKEN_WRITE_PROTECTED
 	case errors.Is(err, sealstore.ErrFull):
 		rv = CKR_DEVICE_MEMORY
+	case errors.Is(err, sealstore.ErrTooLarge):
+		rv, level = CKR_ATTRIBUTE_VALUE_INVALID, slog.LevelWarn
 	case errors.Is(err, sealstore.ErrUnavailable), errors.Is(err, sealstore.ErrParent),
 		errors.Is(err, sealstore.ErrBlob), errors.Is(err, sealstore.ErrIntegrity):
 		rv = CKR_DEVICE_ERROR

@@ -45,6 +45,9 @@ func (f fileID) settled(t time.Time) bool {
 	return t.Sub(c) > racyWindow
 }
 
+// renameat2 is a variable for the tests of file systems that lack it.
+var renameat2 = unix.Renameat2
+
 func retry(f func() error) error {
 	for {
 		if err := f(); err != unix.EINTR {
@@ -167,7 +170,7 @@ func writeFile(dir, name string, data []byte, replace bool) error {
 // the lock that the caller holds makes safe among processes of this program.
 func renameNew(from, to string) error {
 	err := retry(func() error {
-		return unix.Renameat2(unix.AT_FDCWD, from, unix.AT_FDCWD, to, unix.RENAME_NOREPLACE)
+		return renameat2(unix.AT_FDCWD, from, unix.AT_FDCWD, to, unix.RENAME_NOREPLACE)
 	})
 	if err == nil || !unsupported(err) {
 		return wrapPath("rename", to, err)

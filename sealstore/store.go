@@ -475,7 +475,7 @@ func (s *Store) reinit(serial, label string, soPIN []byte) (TokenInfo, error) {
 	}
 	defer os.RemoveAll(temp) // holds the old token once they have changed places
 	err = retry(func() error {
-		return unix.Renameat2(unix.AT_FDCWD, temp, unix.AT_FDCWD, t.path, unix.RENAME_EXCHANGE)
+		return renameat2(unix.AT_FDCWD, temp, unix.AT_FDCWD, t.path, unix.RENAME_EXCHANGE)
 	})
 	if err == nil {
 		err = syncDir(s.tokensDir())

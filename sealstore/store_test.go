@@ -315,6 +315,36 @@ func TestSameSlot(t *testing.T) {
 	}
 }
 
+// TestWithoutRenameat2: the store also works where directories cannot be
+// exchanged.
+func TestWithoutRenameat2(t *testing.T) {
+	sealstore.WithoutRenameat2(t)
+	dir := t.TempDir()
+	st, tok, _, _ := newToken(t, dir)
+	_, err := tok.CreateObject(true, []byte("k"), []byte("secret"))
+	must(t, err)
+	info, err := tok.Info()
+	must(t, err)
+	again, err := st.Reinit(info.Serial, "again", sealtest.SOPIN)
+	must(t, err)
+	if again.Slot != info.Slot || again.UserPIN {
+		t.Errorf("%+v", again)
+	}
+	if list, err := tok.Objects(); err != nil || len(list) != 0 {
+		t.Error(list, err)
+	}
+	left, _ := filepath.Glob(filepath.Join(dir, "tokens", info.Serial, "objects", "*"))
+	more, _ := filepath.Glob(filepath.Join(dir, "tokens", ".tmp-*"))
+	if len(left)+len(more) != 0 {
+		t.Error("left behind:", left, more)
+	}
+	must(t, tok.Login(sealstore.SO, sealtest.SOPIN))
+	must(t, tok.InitUserPIN(sealtest.UserPIN))
+	must(t, tok.Login(sealstore.User, sealtest.UserPIN))
+	_, err = tok.CreateObject(true, []byte("k"), []byte("secret"))
+	must(t, err)
+}
+
 // mount gives a file system of its own, which only root can.
 func mount(t *testing.T, options string) string {
 	t.Helper()
