@@ -62,7 +62,6 @@ func (t *TPM) execute(c command, s *warmSession, page []byte) ([]byte, error) {
 	}
 	params, auths, err := splitAnswer(answer)
 	if err != nil {
-		s.CleanupFailure(t.link) // ends a session that was for this command alone
 		return nil, err
 	}
 	validation, err := tpm2.Unmarshal[tpm2.TPMSAuthResponse](auths)

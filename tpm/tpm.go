@@ -43,6 +43,8 @@ const (
 	defaultTimeout = time.Minute
 	// slowUnseal is when the log points to auto_lock_timeout_secs.
 	slowUnseal = time.Second
+	// glance bounds what only informs, so that nobody waits long behind it.
+	glance = 2 * time.Second
 	// maxSecret is the largest sealed secret, in bytes (MAX_SYM_DATA).
 	maxSecret = 128
 	// authSize is the length of an authorisation value: the largest that
@@ -65,7 +67,7 @@ type TPM struct {
 	srk        *rootKey // loaded on link, or persistent
 	persistent *rootKey // what was found at KeyHandle; survives the link
 	loaded     *loadedKey
-	sessions   map[string]*warmSession
+	sessions   map[sessionKey]*warmSession
 
 	slowOnce sync.Once
 }
@@ -86,10 +88,28 @@ type loadedKey struct {
 	name   tpm2.TPM2BName
 }
 
+// warmSession is a session with its own copy of the authorisation value:
+// go-tpm keeps the slice that it is given, and the caller wipes his.
 type warmSession struct {
 	tpm2.Session
-	close func() error
+	auth  *secmem.Buffer // nil: empty
+	flush func() error
 }
+
+func (s *warmSession) close() {
+	s.flush()
+	s.auth.Destroy()
+}
+
+// sessionKey finds a kept session without keeping the authorisation value
+// itself.
+type sessionKey struct {
+	auth [sha256.Size]byte
+	dir  direction
+}
+
+// nonceSize is that of a session's nonces, in bytes.
+const nonceSize = 16
 
 // maxSessions is how many sessions are kept: TPMs hold at least three.
 const maxSessions = 2
@@ -123,13 +143,15 @@ func (t *TPM) Commands() uint64 {
 // behind where others use the TPM too. f is run a second time where the
 // connection broke, or handles that were kept have gone: all that this
 // package does can be repeated.
-func (t *TPM) do(op string, f func() error) error {
+func (t *TPM) do(op string, f func() error) error { return t.within(t.cfg.Timeout, op, f) }
+
+func (t *TPM) within(limit time.Duration, op string, f func() error) error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	start := time.Now()
 	var err error
 	for attempt := range 2 {
-		if err = t.open(); err != nil {
+		if err = t.open(limit); err != nil {
 			break
 		}
 		err = f()
@@ -149,15 +171,15 @@ func (t *TPM) do(op string, f func() error) error {
 	return nil
 }
 
-func (t *TPM) open() error {
-	if t.link != nil {
-		return nil
+func (t *TPM) open(limit time.Duration) error {
+	if t.link == nil {
+		c, err := t.opener.open(limit)
+		if err != nil {
+			return err
+		}
+		t.link = &link{conn: c, startup: t.opener.startup(), count: &t.commands}
 	}
-	c, err := t.opener.open(t.cfg.Timeout)
-	if err != nil {
-		return err
-	}
-	t.link = &link{conn: c, timeout: t.cfg.Timeout, startup: t.opener.startup(), count: &t.commands}
+	t.link.timeout = limit
 	return nil
 }
 
@@ -204,6 +226,13 @@ func (t *TPM) drop() {
 		t.link.conn.Close()
 		t.link = nil
 	}
+	t.forget()
+}
+
+func (t *TPM) forget() {
+	for _, s := range t.sessions {
+		s.auth.Destroy()
+	}
 	t.srk, t.loaded, t.sessions = nil, nil, nil
 }
 
@@ -219,7 +248,7 @@ func (t *TPM) release() {
 	if t.srk != nil && t.srk.transient {
 		t.flush(t.srk.handle)
 	}
-	t.srk, t.loaded, t.sessions = nil, nil, nil
+	t.forget()
 }
 
 func (t *TPM) flush(h tpm2.TPMHandle) {
@@ -397,10 +426,7 @@ const (
 // session gives a session salted to the SRK, with one authorisation value. A
 // kept one is used again; otherwise it ends with the command.
 func (t *TPM) session(srk *rootKey, auth []byte, dir direction) (*warmSession, error) {
-	key := string(auth)
-	if dir == inOut {
-		key += " in"
-	}
+	key := sessionKey{sha256.Sum256(auth), dir}
 	if s := t.sessions[key]; s != nil {
 		return s, nil
 	}
@@ -411,30 +437,29 @@ func (t *TPM) session(srk *rootKey, auth []byte, dir direction) (*warmSession, e
 		s.close()
 		delete(t.sessions, k)
 	}
+	w := &warmSession{}
 	opts := []tpm2.AuthOption{tpm2.Salted(srk.handle, srk.public)}
 	if len(auth) > 0 {
-		opts = append(opts, tpm2.Auth(auth))
+		var err error
+		if w.auth, err = secmem.New(len(auth)); err != nil {
+			return nil, err
+		}
+		copy(w.auth.Bytes(), auth)
+		opts = append(opts, tpm2.Auth(w.auth.Bytes()))
 	}
 	if dir == inOut {
 		opts = append(opts, tpm2.AESEncryption(128, tpm2.EncryptInOut))
 	} else {
 		opts = append(opts, tpm2.AESEncryption(128, tpm2.EncryptOut))
 	}
-	const nonce = 16
-	if !t.opener.keep() {
-		s := tpm2.HMAC(tpm2.TPMAlgSHA256, nonce, opts...)
-		if err := s.Init(t.link); err != nil {
-			return nil, fmt.Errorf("starting a session: %w", err)
-		}
-		return &warmSession{s, func() error { return s.CleanupFailure(t.link) }}, nil
-	}
-	s, end, err := tpm2.HMACSession(t.link, tpm2.TPMAlgSHA256, nonce, opts...)
+	var err error
+	w.Session, w.flush, err = tpm2.HMACSession(t.link, tpm2.TPMAlgSHA256, nonceSize, opts...)
 	if err != nil {
+		w.auth.Destroy()
 		return nil, fmt.Errorf("starting a session: %w", err)
 	}
-	w := &warmSession{s, end}
 	if t.sessions == nil {
-		t.sessions = map[string]*warmSession{}
+		t.sessions = map[sessionKey]*warmSession{}
 	}
 	t.sessions[key] = w
 	return w, nil
@@ -630,7 +655,7 @@ func (t *TPM) Random(p []byte) error {
 
 // Lockout implements sealstore.Sealer with one TPM2_GetCapability.
 func (t *TPM) Lockout() (l sealstore.Lockout, err error) {
-	err = t.do("reading the lockout counters", func() error {
+	err = t.within(min(glance, t.cfg.Timeout), "reading the lockout counters", func() error {
 		props, err := t.properties(tpm2.TPMPTLockoutCounter, 4)
 		if err != nil {
 			return err

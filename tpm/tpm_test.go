@@ -260,6 +260,19 @@ func (b bare) Send(cmd []byte) ([]byte, error) {
 	return buf[:n], err
 }
 
+// The caller wipes its authorisation value as soon as the call returns.
+func TestCallersAuthIsWiped(t *testing.T) {
+	modes(t, func(t *testing.T, s *swtpmtest.TPM, d *tpm.TPM) {
+		p, data := parent(t, d), secret()
+		b := seal(t, d, p, data, auth, true)
+		for range 3 {
+			a := bytes.Clone(auth)
+			wantSecret(t, d, p, b, a, data)
+			clear(a)
+		}
+	})
+}
+
 func TestSharedLeavesNothing(t *testing.T) {
 	s := swtpmtest.Start(t)
 	d := open(t, s.Device())

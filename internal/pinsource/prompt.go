@@ -82,8 +82,7 @@ func ask(tty *os.File, what string, dst []byte) (int, error) {
 	mode.Lflag &^= unix.ECHO
 	mode.Lflag |= unix.ICANON | unix.ISIG
 	mode.Iflag |= unix.ICRNL
-	// TCSETSF also drops what was typed ahead, before the prompt stood there.
-	if err := unix.IoctlSetTermios(fd, unix.TCSETSF, mode); err != nil {
+	if err := unix.IoctlSetTermios(fd, unix.TCSETS, mode); err != nil {
 		return 0, err
 	}
 	defer term.Restore(fd, state)

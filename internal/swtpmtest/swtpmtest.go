@@ -2,6 +2,7 @@
 package swtpmtest
 
 import (
+	"bytes"
 	"fmt"
 	"net"
 	"os"
@@ -16,6 +17,7 @@ type TPM struct {
 	t   testing.TB
 	dir string
 	cmd *exec.Cmd
+	log bytes.Buffer // read only after the process has ended
 }
 
 // Start starts a TPM that ends with the test. Without swtpm the test fails.
@@ -29,6 +31,9 @@ func Start(t testing.TB) *TPM {
 	s := &TPM{t: t, dir: dir}
 	t.Cleanup(func() {
 		s.Stop()
+		if t.Failed() {
+			t.Logf("swtpm: %s", s.log.Bytes())
+		}
 		os.RemoveAll(dir)
 	})
 	s.start()
@@ -40,7 +45,7 @@ func (s *TPM) start() {
 	cmd := exec.Command("swtpm", "socket", "--tpm2", "--tpmstate", "dir="+s.dir,
 		"--server", "type=unixio,path="+s.Path(), "--ctrl", "type=unixio,path="+s.Path()+".ctrl",
 		"--flags", "not-need-init,startup-clear")
-	cmd.Stderr = os.Stderr
+	cmd.Stderr = &s.log
 	if err := cmd.Start(); err != nil {
 		s.t.Fatalf("starting swtpm (Debian package swtpm): %v", err)
 	}
