@@ -1,0 +1,373 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"os/user"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"syscall"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/sys/unix"
+
+	"github.com/InterCooperative-Network/icn-p11/internal/config"
+	"github.com/InterCooperative-Network/icn-p11/internal/secmem"
+	"github.com/InterCooperative-Network/icn-p11/sealstore"
+)
+
+// Results of a check.
+const (
+	resultOK   = "ok"
+	resultWarn = "warn"
+	resultFail = "fail"
+)
+
+// check is one thing that the doctor looked at.
+type check struct {
+	Name   string `json:"check"`
+	Result string `json:"result"`
+	Detail string `json:"detail"`
+	Cure   string `json:"cure,omitempty"`
+}
+
+// doctor collects checks.
+type doctor struct{ checks []check }
+
+func (d *doctor) add(name, result, cure, detail string, args ...any) {
+	d.checks = append(d.checks, check{name, result, fmt.Sprintf(detail, args...), cure})
+}
+
+func (d *doctor) failed() bool {
+	return slices.ContainsFunc(d.checks, func(c check) bool { return c.Result == resultFail })
+}
+
+func (a *app) doctorCommand() *cobra.Command {
+	var asJSON bool
+	cmd := &cobra.Command{
+		Use:   "doctor",
+		Short: "Find out what is wrong, and what to do about it",
+		Long: `Check the configuration, the TPM, the store and the registration with p11-kit.
+Nothing is changed. The exit status is 1 if a check failed.`,
+		Args: cobra.NoArgs,
+		RunE: a.does(func(*cobra.Command, []string) error {
+			d := &doctor{}
+			d.run(a)
+			if err := a.report(d, asJSON); err != nil {
+				return err
+			}
+			if d.failed() {
+				return errReported
+			}
+			return nil
+		}),
+	}
+	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
+	return cmd
+}
+
+func (a *app) report(d *doctor, asJSON bool) error {
+	if asJSON {
+		return a.json(struct {
+			OK     bool    `json:"ok"`
+			Checks []check `json:"checks"`
+		}{!d.failed(), d.checks})
+	}
+	for _, c := range d.checks {
+		if _, err := fmt.Fprintf(a.out, "%-4s  %s: %s\n", c.Result, c.Name, c.Detail); err != nil {
+			return err
+		}
+		if c.Cure != "" {
+			fmt.Fprintf(a.out, "      -> %s\n", c.Cure)
+		}
+	}
+	return nil
+}
+
+func (d *doctor) run(a *app) {
+	d.memory()
+	d.registration()
+	p := d.configuration(a)
+	if p == nil {
+		return
+	}
+	reachable := d.device(p) && d.chip(p)
+	d.directory(p.cfg.SealedBlobDir)
+	d.tokens(p, reachable)
+}
+
+// configuration reads the configuration, without which little can be checked.
+func (d *doctor) configuration(a *app) *place {
+	cfg, err := config.Load()
+	var p *place
+	if err == nil {
+		p, err = a.openWith(cfg)
+	}
+	if err != nil {
+		d.add("configuration", resultFail, "correct it; icn-p11.conf(5) lists the keys", "%v", err)
+		return nil
+	}
+	source := cfg.Source
+	if source == "" {
+		source = "built-in defaults"
+	}
+	device := cfg.DevicePath
+	if device == "" {
+		device = p.tpm.String() + " (default)"
+	}
+	logTo := cfg.LogFile
+	if logTo == "" {
+		logTo = "syslog"
+	}
+	d.add("configuration", resultOK, "", "%s: device_path %s, key_handle 0x%08x, sealed_blob_dir %s, auto_lock_timeout_secs %d, ec_point_encoding %s, free_slot %t, "+
+		"platform_binding %t, pcrs %v, pcr_bank %s, attestation %t, log_level %s, log_file %s",
+		source, device, cfg.KeyHandle, cfg.SealedBlobDir, int(cfg.AutoLockTimeout.Seconds()), cfg.ECPointEncoding, cfg.FreeSlot,
+		cfg.PlatformBinding, cfg.PCRs, cfg.PCRBank, cfg.Attestation, strings.ToLower(cfg.LogLevel.String()), logTo)
+	if err := cfg.Unsupported(); err != nil {
+		d.add("configuration", resultWarn, "until then no token can be made", "%v", err)
+	}
+	return p
+}
+
+// device checks what can be known of the device before it is used.
+func (d *doctor) device(p *place) bool {
+	path := p.tpm.String()
+	if !strings.HasPrefix(path, "/") {
+		return true // a software TPM: the chip check says whether it answers
+	}
+	const name = "TPM device"
+	st, err := os.Stat(path)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		cure := "switch the TPM (PTT, fTPM) on in the firmware; in a virtual machine add one; or set device_path"
+		if p.cfg.DevicePath != "" {
+			cure = "correct device_path; " + cure
+		}
+		d.add(name, resultFail, cure, "%s does not exist", path)
+		return false
+	case err != nil:
+		d.add(name, resultFail, "make the path accessible", "%v", err)
+		return false
+	case st.Mode()&fs.ModeCharDevice == 0:
+		d.add(name, resultFail, "correct device_path", "%s is not a device", path)
+		return false
+	}
+	if err := unix.Faccessat(unix.AT_FDCWD, path, unix.R_OK|unix.W_OK, unix.AT_EACCESS); err != nil {
+		group, cure := "tss", "give this user access"
+		if sys, ok := st.Sys().(*syscall.Stat_t); ok && st.Mode().Perm()&0o060 == 0o060 && sys.Gid != 0 {
+			group = groupName(sys.Gid)
+		} else {
+			cure = "let the group tss use it (the udev rules of tpm-udev do), and " + cure
+		}
+		d.add(name, resultFail, fmt.Sprintf("%s: usermod -aG %s %s, then log in again", cure, group, userName()),
+			"permission denied on %s: %s is not in group %s", path, userName(), group)
+		return false
+	}
+	if !strings.Contains(filepath.Base(path), "tpmrm") {
+		d.add(name, resultWarn, "use /dev/tpmrm0 (Linux 4.12 or later)", "%s has no resource manager: one program at a time can use it, and others' leftovers can fill the TPM", path)
+		return true
+	}
+	d.add(name, resultOK, "", "%s", path)
+	return true
+}
+
+func groupName(gid uint32) string {
+	id := strconv.FormatUint(uint64(gid), 10)
+	if g, err := user.LookupGroupId(id); err == nil {
+		return g.Name
+	}
+	return id
+}
+
+func userName() string {
+	if u, err := user.LookupId(strconv.Itoa(os.Geteuid())); err == nil {
+		return u.Username
+	}
+	return strconv.Itoa(os.Geteuid())
+}
+
+// chip asks the TPM about itself.
+func (d *doctor) chip(p *place) bool {
+	r, err := p.tpm.Check()
+	p.tpm.Close()
+	if err != nil {
+		cure := "start it, or correct device_path"
+		if !errors.Is(err, sealstore.ErrUnavailable) {
+			cure = "look for the return code in the TPM 2.0 library specification, part 2, section 6.6"
+		}
+		d.add("TPM", resultFail, cure, "%v", err)
+		return false
+	}
+	d.add("TPM", resultOK, "", "%s, manufacturer %s, firmware %s", p.tpm, r.Manufacturer, r.Firmware)
+	l := r.Lockout
+	detail := fmt.Sprintf("%d of %d wrong PINs are remembered; %s", l.Counter, l.Max, forgiven(l))
+	switch {
+	case l.InLockout:
+		d.add("TPM lockout", resultFail, "wait, or let the TPM's owner run tpm2_dictionarylockout --clear-lockout", "every PIN is refused: %s", detail)
+	case l.Counter > 0:
+		d.add("TPM lockout", resultWarn, "all users of this TPM share the counter; make sure that the PIN is right", "%s", detail)
+	default:
+		d.add("TPM lockout", resultOK, "", "%s", detail)
+	}
+	key := fmt.Sprintf("0x%08x", p.cfg.KeyHandle)
+	switch {
+	case r.ForeignKey:
+		d.add("storage root key", resultWarn, "set key_handle to the handle of the storage root key (tpm2_getcap handles-persistent)",
+			"the key at %s is not one: a storage root key is made for each use, which takes time", key)
+	case r.PersistentSRK:
+		d.add("storage root key", resultOK, "", "at %s, Name %x", key, r.SRKName)
+	default:
+		d.add("storage root key", resultOK, "", "none at %s: it is made when needed, Name %x", key, r.SRKName)
+	}
+	return true
+}
+
+// memory tells how well secrets can be kept from other programs.
+func (d *doctor) memory() {
+	const name = "secret memory"
+	buf, err := secmem.New(32)
+	if err != nil {
+		d.add(name, resultFail, "raise RLIMIT_MEMLOCK (ulimit -l)", "%v", err)
+		return
+	}
+	buf.Destroy()
+	switch kind := secmem.Kind(); kind {
+	case "memfd_secret":
+		d.add(name, resultOK, "", "memfd_secret: not even the kernel's own mappings show it")
+	case "mlock":
+		d.add(name, resultWarn, "boot with secretmem.enable=1 (Linux 5.14 or later) or allow memfd_secret in the container's seccomp profile",
+			"locked pages: never swapped, but readable by root")
+	default:
+		d.add(name, resultWarn, "raise RLIMIT_MEMLOCK (ulimit -l), so that pages can be locked", "%s pages: secrets may be swapped to disk", kind)
+	}
+}
+
+// directory checks owner and mode of the store, and looks for leftovers.
+func (d *doctor) directory(dir string) {
+	const name = "store"
+	st, err := os.Stat(dir)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		d.add(name, resultOK, "", "%s does not exist yet; the first token makes it", dir)
+		return
+	case err != nil:
+		d.add(name, resultFail, "run this as the user that the store belongs to, or set sealed_blob_dir", "%v", err)
+		return
+	case !st.IsDir():
+		d.add(name, resultFail, "set sealed_blob_dir to a directory", "%s is not a directory", dir)
+		return
+	}
+	var loose, foreign, stray, unreadable []string
+	filepath.WalkDir(dir, func(path string, e fs.DirEntry, err error) error {
+		if err != nil {
+			unreadable = append(unreadable, path)
+			return nil
+		}
+		if strings.HasPrefix(e.Name(), ".tmp-") {
+			stray = append(stray, path)
+			if e.IsDir() {
+				return fs.SkipDir
+			}
+			return nil
+		}
+		info, err := e.Info()
+		if err != nil {
+			return nil // gone since
+		}
+		if info.Mode().Perm()&0o077 != 0 {
+			loose = append(loose, path)
+		}
+		if sys, ok := info.Sys().(*syscall.Stat_t); ok && int(sys.Uid) != os.Geteuid() {
+			foreign = append(foreign, path)
+		}
+		return nil
+	})
+	healthy := true
+	report := func(paths []string, result, cure, what string) {
+		if len(paths) > 0 {
+			healthy = false
+			d.add(name, result, cure, "%s: %s", what, some(paths))
+		}
+	}
+	report(unreadable, resultFail, "run this as the user that the store belongs to", "cannot be read")
+	report(loose, resultFail, "chmod -R u=rwX,go= "+dir, "open to other users")
+	report(foreign, resultFail, fmt.Sprintf("chown -R %s %s, or use the store as the user that it belongs to", userName(), dir), "belongs to another user than "+userName())
+	report(stray, resultWarn, "the next change to the store removes it", "left by a program that was killed (or is writing just now)")
+	if unix.Faccessat(unix.AT_FDCWD, dir, unix.W_OK|unix.X_OK, unix.AT_EACCESS) != nil {
+		healthy = false
+		d.add(name, resultWarn, "mount the file system read-write to change tokens; signing goes on without", "%s cannot be written", dir)
+	}
+	if healthy {
+		d.add(name, resultOK, "", "%s, accessible to %s alone", dir, userName())
+	}
+}
+
+// some names the first few of many.
+func some(paths []string) string {
+	const few = 3
+	if len(paths) <= few {
+		return strings.Join(paths, ", ")
+	}
+	return fmt.Sprintf("%s and %d more", strings.Join(paths[:few], ", "), len(paths)-few)
+}
+
+// tokens opens the public secret of every token.
+func (d *doctor) tokens(p *place, reachable bool) {
+	const name = "tokens"
+	tokens, err := p.store.Tokens()
+	if err != nil {
+		d.add(name, resultFail, "run this as the user that the store belongs to", "%v", err)
+		return
+	}
+	known := map[string]bool{}
+	for _, t := range tokens {
+		known[t.Serial] = true
+	}
+	entries, _ := os.ReadDir(filepath.Join(p.cfg.SealedBlobDir, "tokens"))
+	for _, e := range entries {
+		if !known[e.Name()] && !strings.HasPrefix(e.Name(), ".") {
+			d.add(name, resultFail, "restore it from a backup of this machine; the message above tells the cause", "token %s is damaged and left out", e.Name())
+		}
+	}
+	if len(tokens) == 0 {
+		d.add(name, resultOK, "", "none; \"icn-p11 init\" makes one")
+		return
+	}
+	if !reachable {
+		d.add(name, resultWarn, "make the TPM reachable first", "%s not looked into", count(len(tokens), "token"))
+		return
+	}
+	m, err := startModule()
+	if err != nil {
+		d.add(name, resultFail, "", "%v", err)
+		return
+	}
+	defer m.stop()
+	for _, t := range tokens {
+		d.token(t, m)
+	}
+}
+
+func (d *doctor) token(t sealstore.TokenInfo, m *module) {
+	name := "token " + printable(t.Label)
+	k, err := m.identity(t)
+	err = cause(err)
+	switch {
+	case errors.Is(err, errNoIdentity):
+		d.add(name, resultWarn, "make a key, or label one "+identityLabel, "%v", err)
+	case errors.Is(err, sealstore.ErrParent), errors.Is(err, sealstore.ErrBlob):
+		d.add(name, resultFail, "use it on the machine that it was made on; after the TPM was cleared it is lost", "%v", err)
+	case errors.Is(err, sealstore.ErrIntegrity):
+		d.add(name, resultFail, "restore the store's files from a backup of this machine", "%v", err)
+	case err != nil:
+		d.add(name, resultFail, "", "%v", err)
+	case !t.UserPIN:
+		d.add(name, resultWarn, fmt.Sprintf("icn-p11 pin %s --unblock", t.Serial), "serial number %s: the user PIN is not set", t.Serial)
+	default:
+		d.add(name, resultOK, "", "serial number %s, %s", t.Serial, k.did())
+	}
+}

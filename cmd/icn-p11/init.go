@@ -1,0 +1,213 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"strings"
+	"unicode"
+	"unicode/utf8"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/sys/unix"
+
+	"github.com/InterCooperative-Network/icn-p11/internal/did"
+	"github.com/InterCooperative-Network/icn-p11/internal/pinsource"
+	"github.com/InterCooperative-Network/icn-p11/p11"
+	"github.com/InterCooperative-Network/icn-p11/sealstore"
+)
+
+// maxLabel is the room for a label in CK_TOKEN_INFO.
+const maxLabel = 32
+
+func (a *app) initCommand() *cobra.Command {
+	var label, keyLabel string
+	var userSource, soSource pinsource.Source
+	cmd := &cobra.Command{
+		Use:   "init --label L",
+		Short: "Make a token with an Ed25519 identity key",
+		Long: `Make a token: both its PINs and an Ed25519 identity key, sealed to the TPM. The
+DID goes to standard output.`,
+		Args: cobra.NoArgs,
+		RunE: a.does(func(cmd *cobra.Command, _ []string) error {
+			if err := checkLabel("--label", label, maxLabel); err != nil {
+				return err
+			}
+			if err := checkLabel("--key-label", keyLabel, 255); err != nil {
+				return err
+			}
+			return a.init(label, keyLabel, userSource, soSource)
+		}),
+	}
+	f := cmd.Flags()
+	f.StringVar(&label, "label", "", "label of the token, at most 32 bytes")
+	f.StringVar(&keyLabel, "key-label", identityLabel, "label of the key")
+	f.Var(&userSource, "pin-source", "where the user PIN comes from")
+	f.Var(&soSource, "so-pin-source", "where the SO PIN comes from")
+	completeSource(cmd, "pin-source", "so-pin-source")
+	noCompletion(cmd, "label", "key-label")
+	return cmd
+}
+
+// checkLabel refuses what would not come back as it was given: Cryptoki pads
+// labels with blanks.
+func checkLabel(flag, s string, size int) error {
+	switch {
+	case s == "":
+		return usage("%s is needed", flag)
+	case len(s) > size:
+		return usage("%s has %d bytes; %d is the most", flag, len(s), size)
+	case !utf8.ValidString(s) || strings.ContainsFunc(s, unicode.IsControl):
+		return usage("%s is not plain UTF-8 text", flag)
+	case strings.TrimSpace(s) != s:
+		return usage("%s begins or ends with blanks", flag)
+	case strings.HasPrefix(s, did.Prefix):
+		return usage("%s looks like a DID, which would be taken for another token", flag)
+	}
+	return nil
+}
+
+func (a *app) init(label, keyLabel string, userSource, soSource pinsource.Source) error {
+	p, err := a.open()
+	if err != nil {
+		return err
+	}
+	defer p.tpm.Close()
+	if err := p.cfg.Unsupported(); err != nil {
+		return fmt.Errorf("no token made: %w", err)
+	}
+	tokens, err := p.store.Tokens()
+	if err != nil {
+		return err
+	}
+	for _, t := range tokens {
+		if t.Label == label || t.Serial == label {
+			return fmt.Errorf("there is a token %s already, serial number %s: choose another label", printable(label), t.Serial)
+		}
+	}
+	// Nobody should type four PINs to hear that the TPM is missing.
+	if _, err := p.tpm.Parent(); err != nil {
+		return explain(err)
+	}
+	so, err := soSource.Read("SO PIN", true)
+	if err != nil {
+		return err
+	}
+	defer so.Destroy()
+	user, err := userSource.Read("user PIN", true)
+	if err != nil {
+		return err
+	}
+	defer user.Destroy()
+	// From here on an interrupt must wait until what was made is removed; a
+	// second one does not.
+	ctx, stop := signal.NotifyContext(context.Background(), unix.SIGINT, unix.SIGTERM, unix.SIGHUP)
+	context.AfterFunc(ctx, stop)
+	defer stop()
+	t, err := p.store.Create(sealstore.InitParams{Label: label, SOPIN: so.Bytes()})
+	if err != nil {
+		return explain(err)
+	}
+	device := p.tpm.String()
+	p.tpm.Close()
+	public, err := fill(ctx, t, keyLabel, so.Bytes(), user.Bytes())
+	if err != nil {
+		if rerr := discard(p.cfg.SealedBlobDir, t.Serial); rerr != nil {
+			a.note("icn-p11: token %s is unfinished and could not be removed: %v", t.Serial, rerr)
+		}
+		return explain(err)
+	}
+	a.note("Token %s in slot %d, serial number %s", printable(label), t.Slot, t.Serial)
+	a.note("Key %s, sealed to the TPM at %s", printable(keyLabel), device)
+	_, err = fmt.Fprintln(a.out, did.Encode(public))
+	return err
+}
+
+var errInterrupted = errors.New("interrupted; nothing was made")
+
+// fill sets the user PIN of a new token and makes its key, as an application
+// would: the calls are those of ICN.
+func fill(ctx context.Context, t sealstore.TokenInfo, keyLabel string, so, user []byte) (public [32]byte, err error) {
+	m, err := startModule()
+	if err != nil {
+		return public, err
+	}
+	defer m.stop()
+	s, err := m.session(t)
+	if err != nil {
+		return public, err
+	}
+	yes, no := []byte{1}, []byte{0}
+	var pub p11.ObjectHandle
+	for _, step := range []func() error{
+		func() error { return m.Login(s, p11.CKU_SO, so) },
+		func() error { return m.InitPIN(s, user) },
+		func() error { return m.Logout(s) },
+		func() error { return m.Login(s, p11.CKU_USER, user) },
+		func() (err error) {
+			pub, _, err = m.GenerateKeyPair(s, p11.Mechanism{Type: p11.CKM_EC_EDWARDS_KEY_PAIR_GEN},
+				[]p11.Attribute{
+					{Type: p11.CKA_TOKEN, Value: yes},
+					{Type: p11.CKA_VERIFY, Value: yes},
+					{Type: p11.CKA_LABEL, Value: []byte(keyLabel)},
+					{Type: p11.CKA_EC_PARAMS, Value: edwardsParams},
+				},
+				[]p11.Attribute{
+					{Type: p11.CKA_TOKEN, Value: yes},
+					{Type: p11.CKA_PRIVATE, Value: yes},
+					{Type: p11.CKA_SENSITIVE, Value: yes},
+					{Type: p11.CKA_SIGN, Value: yes},
+					{Type: p11.CKA_EXTRACTABLE, Value: no},
+					{Type: p11.CKA_LABEL, Value: []byte(keyLabel)},
+				})
+			return err
+		},
+		func() error {
+			k, err := m.publicKeyOf(s, pub)
+			public = k.public
+			return err
+		},
+	} {
+		if ctx.Err() != nil {
+			return public, errInterrupted
+		}
+		if err := step(); err != nil {
+			return public, err
+		}
+	}
+	return public, nil
+}
+
+// discard removes a token that was not finished. It first gets the name of
+// an unfinished one, so that no process sees half of it and the next writer
+// removes what is left should this one be killed (docs/format.md).
+func discard(store, serial string) error {
+	tokens := filepath.Join(store, "tokens")
+	gone := filepath.Join(tokens, ".tmp-"+serial)
+	if err := os.Rename(filepath.Join(tokens, serial), gone); err != nil {
+		return err
+	}
+	return os.RemoveAll(gone)
+}
+
+// completeSource offers the kinds of PIN sources.
+func completeSource(cmd *cobra.Command, flags ...string) {
+	for _, f := range flags {
+		cmd.RegisterFlagCompletionFunc(f, func(_ *cobra.Command, _ []string, prefix string) ([]cobra.Completion, cobra.ShellCompDirective) {
+			if strings.HasPrefix(prefix, "file:") {
+				return nil, cobra.ShellCompDirectiveDefault
+			}
+			return []cobra.Completion{"file:", "env:", "fd:", "credential:", "prompt"},
+				cobra.ShellCompDirectiveNoSpace | cobra.ShellCompDirectiveNoFileComp
+		})
+	}
+}
+
+func noCompletion(cmd *cobra.Command, flags ...string) {
+	for _, f := range flags {
+		cmd.RegisterFlagCompletionFunc(f, cobra.NoFileCompletions)
+	}
+}

@@ -1,0 +1,324 @@
+package main
+
+import (
+	"crypto/x509"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"text/tabwriter"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/InterCooperative-Network/icn-p11/p11"
+	"github.com/InterCooperative-Network/icn-p11/sealstore"
+)
+
+// States of a token.
+const (
+	stateReady   = "ready"
+	stateNoPIN   = "user PIN not set"
+	stateNoTPM   = "TPM unavailable"
+	stateLockout = "PIN locked"
+	stateForeign = "sealed to another TPM"
+	stateDamaged = "damaged"
+)
+
+// row is one token as list and show print it.
+type row struct {
+	Slot   uint32 `json:"slot"`
+	Label  string `json:"label"`
+	Serial string `json:"serial"`
+	DID    string `json:"did,omitempty"`
+	State  string `json:"state"`
+}
+
+func (a *app) listCommand() *cobra.Command {
+	var asJSON bool
+	cmd := &cobra.Command{
+		Use:   "list",
+		Short: "List the tokens",
+		Args:  cobra.NoArgs,
+		RunE: a.does(func(*cobra.Command, []string) error {
+			p, err := a.open()
+			if err != nil {
+				return err
+			}
+			tokens, err := p.store.Tokens()
+			if err != nil {
+				return err
+			}
+			rows := p.rows(tokens)
+			if asJSON {
+				return a.json(rows)
+			}
+			if len(rows) == 0 {
+				a.note("No tokens in %s; \"icn-p11 init\" makes one", p.cfg.SealedBlobDir)
+				return nil
+			}
+			w := tabwriter.NewWriter(a.out, 0, 0, 2, ' ', 0)
+			fmt.Fprintln(w, "SLOT\tLABEL\tSERIAL\tDID\tSTATE")
+			for _, r := range rows {
+				fmt.Fprintf(w, "%d\t%s\t%s\t%s\t%s\n", r.Slot, printable(r.Label), r.Serial, dash(r.DID), r.State)
+			}
+			return w.Flush()
+		}),
+	}
+	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
+	return cmd
+}
+
+func dash(s string) string {
+	if s == "" {
+		return "-"
+	}
+	return s
+}
+
+func (a *app) json(v any) error {
+	e := json.NewEncoder(a.out)
+	e.SetIndent("", "  ")
+	return e.Encode(v)
+}
+
+// rows finds out the state of tokens. A TPM that does not answer is asked once.
+func (p *place) rows(tokens []sealstore.TokenInfo) []row {
+	rows := make([]row, 0, len(tokens))
+	if len(tokens) == 0 {
+		return rows
+	}
+	lockout, tpmErr := p.tpm.Lockout()
+	p.tpm.Close()
+	var m *module
+	if tpmErr == nil {
+		if m, tpmErr = startModule(); tpmErr == nil {
+			defer m.stop()
+		}
+	}
+	for _, t := range tokens {
+		r := row{Slot: t.Slot, Label: t.Label, Serial: t.Serial}
+		err := tpmErr
+		if err == nil {
+			var k publicKey
+			if k, err = m.identity(t); err == nil {
+				r.DID = k.did()
+			}
+		}
+		r.State = state(t, lockout, err)
+		if r.State == stateNoTPM {
+			tpmErr = err
+		}
+		rows = append(rows, r)
+	}
+	return rows
+}
+
+// state names the first thing that keeps a token from signing. err is what
+// reading its public key gave.
+func state(t sealstore.TokenInfo, l sealstore.Lockout, err error) string {
+	switch {
+	case errors.Is(err, sealstore.ErrParent), errors.Is(err, sealstore.ErrBlob):
+		return stateForeign
+	case errors.Is(err, sealstore.ErrIntegrity):
+		return stateDamaged
+	case err != nil && !errors.Is(err, errNoIdentity):
+		return stateNoTPM
+	case l.InLockout:
+		return stateLockout
+	case !t.UserPIN:
+		return stateNoPIN
+	}
+	return stateReady
+}
+
+func (a *app) didCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:               "did TOKEN",
+		Short:             "Print the DID of a token",
+		Args:              oneToken,
+		ValidArgsFunction: completeToken,
+		RunE: a.does(func(_ *cobra.Command, args []string) error {
+			p, err := a.open()
+			if err != nil {
+				return err
+			}
+			t, err := p.find(args[0])
+			if err != nil {
+				return err
+			}
+			m, err := startModule()
+			if err != nil {
+				return err
+			}
+			defer m.stop()
+			k, err := m.identity(t)
+			if err != nil {
+				return explain(err)
+			}
+			_, err = fmt.Fprintln(a.out, k.did())
+			return err
+		}),
+	}
+}
+
+// details is what show prints.
+type details struct {
+	row
+	Created time.Time     `json:"created"`
+	UserPIN bool          `json:"user_pin_set"`
+	Objects []objectRow   `json:"public_objects"`
+	Lockout *lockoutState `json:"lockout,omitempty"`
+}
+
+type objectRow struct {
+	Class   string `json:"class"`
+	Label   string `json:"label"`
+	ID      string `json:"id,omitempty"`
+	DID     string `json:"did,omitempty"`
+	Subject string `json:"subject,omitempty"`
+}
+
+type lockoutState struct {
+	Counter  uint32 `json:"counter"`
+	Max      uint32 `json:"max"`
+	Interval uint64 `json:"interval_secs"`
+	Recovery uint64 `json:"recovery_secs"`
+	Locked   bool   `json:"locked"`
+}
+
+func (a *app) showCommand() *cobra.Command {
+	var asJSON bool
+	cmd := &cobra.Command{
+		Use:               "show TOKEN",
+		Short:             "Show a token, its public objects and the TPM's lockout counter",
+		Args:              oneToken,
+		ValidArgsFunction: completeToken,
+		RunE: a.does(func(_ *cobra.Command, args []string) error {
+			p, err := a.open()
+			if err != nil {
+				return err
+			}
+			t, err := p.find(args[0])
+			if err != nil {
+				return err
+			}
+			d, why := p.details(t)
+			if asJSON {
+				err = a.json(d)
+			} else {
+				err = d.print(a.out)
+			}
+			if why != nil {
+				a.note("icn-p11: %v", explain(why))
+			}
+			return err
+		}),
+	}
+	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
+	return cmd
+}
+
+// details collects what can be known of a token without a PIN; why tells what
+// kept it from being all.
+func (p *place) details(t sealstore.TokenInfo) (d details, why error) {
+	d = details{row: p.rows([]sealstore.TokenInfo{t})[0], Created: t.Created, UserPIN: t.UserPIN, Objects: []objectRow{}}
+	l, err := p.tpm.Lockout()
+	p.tpm.Close()
+	if err != nil {
+		return d, err
+	}
+	d.Lockout = &lockoutState{l.Counter, l.Max, uint64(l.Interval.Seconds()), uint64(l.Recovery.Seconds()), l.InLockout}
+	m, err := startModule()
+	if err != nil {
+		return d, err
+	}
+	defer m.stop()
+	s, err := m.session(t)
+	if err != nil {
+		return d, err
+	}
+	found, err := m.find(s)
+	if err != nil {
+		return d, err
+	}
+	for _, o := range found {
+		r, err := m.row(s, o)
+		if err != nil {
+			return d, err
+		}
+		d.Objects = append(d.Objects, r)
+	}
+	return d, nil
+}
+
+var classes = map[uint]string{
+	p11.CKO_DATA: "data", p11.CKO_CERTIFICATE: "certificate",
+	p11.CKO_PUBLIC_KEY: "public key", p11.CKO_PRIVATE_KEY: "private key",
+}
+
+func (m *module) row(s p11.SessionHandle, o p11.ObjectHandle) (r objectRow, err error) {
+	get := func(t p11.AttributeType) []byte {
+		v, e := m.attribute(s, o, t)
+		if e != nil && err == nil {
+			err = e
+		}
+		return v
+	}
+	class, _ := ulongOf(get(p11.CKA_CLASS))
+	r = objectRow{Class: classes[class], Label: string(get(p11.CKA_LABEL))}
+	switch class {
+	case p11.CKO_PUBLIC_KEY:
+		k, e := m.publicKeyOf(s, o)
+		if e != nil {
+			return r, e
+		}
+		r.DID = k.did()
+	case p11.CKO_CERTIFICATE:
+		if c, e := x509.ParseCertificate(get(p11.CKA_VALUE)); e == nil {
+			r.Subject = c.Subject.String()
+		}
+	}
+	if class != p11.CKO_DATA {
+		r.ID = hex.EncodeToString(get(p11.CKA_ID))
+	}
+	return r, err
+}
+
+func (d *details) print(out io.Writer) error {
+	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
+	fmt.Fprintf(w, "Label\t%s\n", printable(d.Label))
+	fmt.Fprintf(w, "Serial number\t%s\n", d.Serial)
+	fmt.Fprintf(w, "Slot\t%d\n", d.Slot)
+	fmt.Fprintf(w, "DID\t%s\n", dash(d.DID))
+	fmt.Fprintf(w, "State\t%s\n", d.State)
+	fmt.Fprintf(w, "Created\t%s\n", d.Created.Format(time.RFC3339))
+	userPIN := "not set"
+	if d.UserPIN {
+		userPIN = "set"
+	}
+	fmt.Fprintf(w, "User PIN\t%s\n", userPIN)
+	if l := d.Lockout; l != nil {
+		fmt.Fprintf(w, "Wrong PINs\t%d of %d, counted by the TPM for all its users; %s\n", l.Counter, l.Max,
+			forgiven(sealstore.Lockout{Interval: time.Duration(l.Interval) * time.Second}))
+	}
+	for i, o := range d.Objects {
+		head := ""
+		if i == 0 {
+			head = "Public objects"
+		}
+		text := o.Class + " " + printable(o.Label)
+		if o.ID != "" {
+			text += ", ID " + o.ID
+		}
+		if o.Subject != "" {
+			text += ", " + printable(o.Subject)
+		}
+		if o.DID != "" && o.DID != d.DID {
+			text += ", " + o.DID
+		}
+		fmt.Fprintf(w, "%s\t%s\n", head, text)
+	}
+	return w.Flush()
+}

@@ -1,0 +1,141 @@
+// Command icn-p11 administers the tokens of the PKCS#11 module icn-p11.so:
+// it makes them, lists them, changes their PINs and finds out what is wrong.
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"runtime"
+	"strings"
+
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+)
+
+// version is the release; the Makefile sets it.
+var version = "dev"
+
+// Exit statuses.
+const (
+	exitOK = iota
+	exitFailed
+	exitUsage
+)
+
+func main() {
+	os.Exit(run(os.Args[1:], os.Stdout, os.Stderr))
+}
+
+// usageError is a command line that cannot be carried out as it stands.
+type usageError struct{ error }
+
+func usage(format string, args ...any) error {
+	return usageError{fmt.Errorf(format, args...)}
+}
+
+// errReported is a failure of which everything has been said already.
+var errReported = errors.New("failed")
+
+// run is the whole command, from arguments to exit status.
+func run(args []string, stdout, stderr io.Writer) int {
+	a := &app{out: stdout, err: stderr}
+	root := a.root()
+	root.SetArgs(args)
+	root.SetOut(stdout)
+	root.SetErr(stderr)
+	cmd, err := root.ExecuteC()
+	switch {
+	case err == nil:
+		return exitOK
+	case errors.Is(err, errReported):
+		return exitFailed
+	}
+	fmt.Fprintf(stderr, "icn-p11: %v\n", err)
+	// What fails before a command has begun is the command line.
+	if errors.As(err, new(usageError)) || !a.begun {
+		fmt.Fprintf(stderr, "See \"%s --help\".\n", cmd.CommandPath())
+		return exitUsage
+	}
+	return exitFailed
+}
+
+// app is one run of the command.
+type app struct {
+	out, err io.Writer
+	begun    bool // the command line was good and the command is at work
+}
+
+// note is for the person who watches; scripts read what goes to out.
+func (a *app) note(format string, args ...any) {
+	fmt.Fprintf(a.err, format+"\n", args...)
+}
+
+// does makes f what a command does.
+func (a *app) does(f func(cmd *cobra.Command, args []string) error) func(*cobra.Command, []string) error {
+	return func(cmd *cobra.Command, args []string) error {
+		a.begun = true
+		return f(cmd, args)
+	}
+}
+
+func (a *app) root() *cobra.Command {
+	root := &cobra.Command{
+		Use:   "icn-p11",
+		Short: "Administer Ed25519 identities that are sealed to a TPM",
+		Long: `icn-p11 makes and administers the tokens of the PKCS#11 module icn-p11.so. A
+token is an identity: an Ed25519 key that only this machine's TPM 2.0 unseals,
+with a user PIN to sign and an SO (security officer) PIN to set the user PIN.
+
+TOKEN is a label, a serial number or a DID. SRC, where a PIN comes from, is
+file:PATH, env:NAME, fd:N, credential:NAME (systemd) or prompt. The configuration
+is described in icn-p11.conf(5).`,
+		Version:       version,
+		SilenceErrors: true,
+		SilenceUsage:  true,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return usage("which command? init, list, show, did, pin, doctor or version")
+		},
+	}
+	root.SetVersionTemplate(versionText())
+	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
+		// The usual message repeats the value, which may be a PIN given by mistake.
+		var bad *pflag.InvalidValueError
+		if errors.As(err, &bad) {
+			return usage("--%s: %w", bad.GetFlag().Name, errors.Unwrap(bad))
+		}
+		return usageError{err}
+	})
+	root.AddCommand(a.initCommand(), a.listCommand(), a.showCommand(), a.didCommand(), a.pinCommand(), a.doctorCommand(), a.versionCommand())
+	return root
+}
+
+func versionText() string {
+	return fmt.Sprintf("icn-p11 %s (%s, %s/%s)\n", version, runtime.Version(), runtime.GOOS, runtime.GOARCH)
+}
+
+func (a *app) versionCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:   "version",
+		Short: "Print the version",
+		Args:  cobra.NoArgs,
+		RunE: a.does(func(*cobra.Command, []string) error {
+			_, err := io.WriteString(a.out, versionText())
+			return err
+		}),
+	}
+}
+
+// oneToken checks the arguments of a command that takes TOKEN.
+func oneToken(cmd *cobra.Command, args []string) error {
+	switch {
+	case len(args) == 0:
+		return usage("which token? Give its label, serial number or DID")
+	case len(args) > 1:
+		return usage("one TOKEN is expected, and nothing behind it (a PIN is never an argument)")
+	case strings.TrimSpace(args[0]) == "":
+		return usage("TOKEN is empty")
+	}
+	return nil
+}

@@ -1,0 +1,166 @@
+package main
+
+import (
+	"bytes"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"math/bits"
+
+	"github.com/InterCooperative-Network/icn-p11/internal/did"
+	"github.com/InterCooperative-Network/icn-p11/p11"
+	"github.com/InterCooperative-Network/icn-p11/sealstore"
+)
+
+// identityLabel is the label of ICN's key in a token.
+const identityLabel = "icn-identity"
+
+// edwardsParams is id-Ed25519 (RFC 8410, section 3) as CKA_EC_PARAMS.
+var edwardsParams = []byte{0x06, 0x03, 0x2b, 0x65, 0x70}
+
+// module is the PKCS#11 module, run inside this process: objects are made and
+// read by the very code that applications use.
+type module struct{ *p11.Module }
+
+func startModule() (*module, error) {
+	m := &module{p11.NewModule()}
+	if err := m.Initialize(p11.InitArgs{}); err != nil {
+		return nil, cause(err)
+	}
+	return m, nil
+}
+
+func (m *module) stop() { m.Finalize() }
+
+// session opens a read/write session with a token.
+func (m *module) session(t sealstore.TokenInfo) (p11.SessionHandle, error) {
+	return m.OpenSession(p11.SlotID(t.Slot), p11.CKF_SERIAL_SESSION|p11.CKF_RW_SESSION)
+}
+
+// ulong is a CK_ULONG as an attribute's value.
+func ulong(v uint) []byte {
+	if bits.UintSize == 32 {
+		return binary.NativeEndian.AppendUint32(nil, uint32(v))
+	}
+	return binary.NativeEndian.AppendUint64(nil, uint64(v))
+}
+
+func ulongOf(b []byte) (uint, bool) {
+	if len(b) != bits.UintSize/8 {
+		return 0, false
+	}
+	if bits.UintSize == 32 {
+		return uint(binary.NativeEndian.Uint32(b)), true
+	}
+	return uint(binary.NativeEndian.Uint64(b)), true
+}
+
+// find lists the objects that match a template.
+func (m *module) find(s p11.SessionHandle, tmpl ...p11.Attribute) ([]p11.ObjectHandle, error) {
+	if err := m.FindObjectsInit(s, tmpl); err != nil {
+		return nil, err
+	}
+	defer m.FindObjectsFinal(s)
+	var all []p11.ObjectHandle
+	var some [64]p11.ObjectHandle
+	for {
+		n, err := m.FindObjects(s, some[:])
+		if err != nil {
+			return nil, err
+		}
+		if n == 0 {
+			return all, nil
+		}
+		all = append(all, some[:n]...)
+	}
+}
+
+// attribute reads one attribute; nil where the object has none.
+func (m *module) attribute(s p11.SessionHandle, o p11.ObjectHandle, t p11.AttributeType) ([]byte, error) {
+	a := []p11.AttributeOut{{Type: t}}
+	err := m.GetAttributeValue(s, o, a)
+	if errors.Is(err, p11.CKR_ATTRIBUTE_TYPE_INVALID) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	a[0].Buf = make([]byte, a[0].Len)
+	if err := m.GetAttributeValue(s, o, a); err != nil {
+		return nil, err
+	}
+	return a[0].Buf[:a[0].Len], nil
+}
+
+// publicKey is an Ed25519 public key in a token.
+type publicKey struct {
+	label  string
+	public [32]byte
+	local  bool // generated in this token
+}
+
+func (k publicKey) did() string { return did.Encode(k.public) }
+
+// publicKeyOf reads a public-key object.
+func (m *module) publicKeyOf(s p11.SessionHandle, o p11.ObjectHandle) (k publicKey, err error) {
+	point, err := m.attribute(s, o, p11.CKA_EC_POINT)
+	if err != nil {
+		return k, err
+	}
+	// ec_point_encoding chooses between the raw key and the key in a DER
+	// OCTET STRING; the key is at the end of both.
+	if len(point) != len(k.public) && len(point) != len(k.public)+2 {
+		return k, fmt.Errorf("CKA_EC_POINT has %d bytes", len(point))
+	}
+	copy(k.public[:], point[len(point)-len(k.public):])
+	label, err := m.attribute(s, o, p11.CKA_LABEL)
+	if err != nil {
+		return k, err
+	}
+	local, err := m.attribute(s, o, p11.CKA_LOCAL)
+	if err != nil {
+		return k, err
+	}
+	k.label, k.local = string(label), bytes.Equal(local, []byte{1})
+	return k, nil
+}
+
+var errNoIdentity = errors.New("no identity key")
+
+// identity finds the key that a token's DID is made of: the one with ICN's
+// label, else the only one that was generated in the token, else the only one.
+func (m *module) identity(t sealstore.TokenInfo) (publicKey, error) {
+	s, err := m.session(t)
+	if err != nil {
+		return publicKey{}, err
+	}
+	defer m.CloseSession(s)
+	found, err := m.find(s, p11.Attribute{Type: p11.CKA_CLASS, Value: ulong(p11.CKO_PUBLIC_KEY)},
+		p11.Attribute{Type: p11.CKA_KEY_TYPE, Value: ulong(p11.CKK_EC_EDWARDS)})
+	if err != nil {
+		return publicKey{}, err
+	}
+	var named, local, all []publicKey
+	for _, o := range found {
+		k, err := m.publicKeyOf(s, o)
+		if err != nil {
+			return publicKey{}, err
+		}
+		all = append(all, k)
+		if k.local {
+			local = append(local, k)
+		}
+		if k.label == identityLabel {
+			named = append(named, k)
+		}
+	}
+	for _, keys := range [][]publicKey{named, local, all} {
+		if len(keys) == 1 {
+			return keys[0], nil
+		}
+		if len(keys) > 1 {
+			return publicKey{}, fmt.Errorf("%w: %d keys of token %s could be it; label one %s", errNoIdentity, len(keys), t.Serial, identityLabel)
+		}
+	}
+	return publicKey{}, fmt.Errorf("%w: token %s holds no Ed25519 public key", errNoIdentity, t.Serial)
+}
