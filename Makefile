@@ -1,0 +1,96 @@
+# make            the module build/icn-p11.so and the command build/icn-p11
+# make install    into $(DESTDIR)$(PREFIX)
+# make test lint demo interop clean
+#
+# Building needs Go, gcc and make.
+
+PREFIX  ?= /usr/local
+bindir  ?= $(PREFIX)/bin
+libdir  ?= $(PREFIX)/lib
+datadir ?= $(PREFIX)/share
+mandir  ?= $(datadir)/man
+docdir  ?= $(datadir)/doc/icn-p11
+
+GO ?= go
+INSTALL ?= install
+ifeq ($(origin CC),default)
+CC := gcc
+endif
+# cgo/ld-defer.sh links with the compiler that cgo compiles with.
+export CC
+export CGO_ENABLED := 1
+
+VERSION ?= $(or $(shell git describe --tags --always --dirty 2>/dev/null),dev)
+
+# runtime/secret wipes registers, stacks and freed heap after the use of a key.
+# It is an experiment of the toolchain; without it internal/secmem does less.
+ifneq ($(shell GOEXPERIMENT=runtimesecret $(GO) list runtime/secret 2>/dev/null),)
+comma := ,
+export GOEXPERIMENT := $(if $(GOEXPERIMENT),$(GOEXPERIMENT)$(comma))runtimesecret
+endif
+
+module  := build/icn-p11.so
+command := build/icn-p11
+SOURCES := go.mod go.sum Makefile $(shell find . \( -name build -o -name '.?*' \) -prune -o \
+	\( -name '*.go' -o -name '*.c' -o -name '*.h' -o -name '*.map' -o -name '*.sh' \) \
+	! -name '*_test.go' ! -path './test/*' -type f -print)
+
+LD_FLAGS := '-Wl,--version-script=$(CURDIR)/cgo/exports.map' -Wl,-soname,icn-p11.so \
+	-Wl,-z,now -Wl,-z,relro -Wl,--build-id=sha1
+
+.PHONY: all install clean test lint demo interop
+.DELETE_ON_ERROR:
+
+all: $(module) $(command)
+
+# The last two steps check what a changed toolchain could silently break: that
+# loading the module does not start Go, and that a copy can be told from
+# another build's.
+$(module): $(SOURCES)
+	@mkdir -p build
+	rm -f $@
+	$(GO) build -trimpath -buildmode=c-shared -o $@ \
+		-ldflags "-s -w -buildid= -X main.version=$(VERSION) \"-extld='$(CURDIR)/cgo/ld-defer.sh'\" -extldflags \"$(LD_FLAGS)\"" ./cgo
+	@rm -f build/icn-p11.h
+	@objdump -h $@ | grep -q ' go_init_array ' || { echo "$@: Go's initialiser was not deferred (cgo/ld-defer.sh)" >&2; exit 1; }
+	@objdump -h $@ | grep -q ' .note.gnu.build-id ' || { echo "$@: has no build-id" >&2; exit 1; }
+
+$(command): $(SOURCES)
+	@mkdir -p build
+	$(GO) build -trimpath -o $@ -ldflags "-s -w -buildid= -X main.version=$(VERSION)" ./cmd/icn-p11
+
+install: all
+	$(INSTALL) -d '$(DESTDIR)$(libdir)/pkcs11' '$(DESTDIR)$(bindir)' '$(DESTDIR)$(datadir)/p11-kit/modules' '$(DESTDIR)$(docdir)'
+	$(INSTALL) -m 0644 $(module) '$(DESTDIR)$(libdir)/pkcs11/icn-p11.so.new'
+	mv -f '$(DESTDIR)$(libdir)/pkcs11/icn-p11.so.new' '$(DESTDIR)$(libdir)/pkcs11/icn-p11.so'
+	$(INSTALL) -m 0755 $(command) '$(DESTDIR)$(bindir)/icn-p11'
+	printf '# Ed25519 keys sealed to a TPM 2.0; see p11-kit.conf(5)\nmodule: %s\n' '$(abspath $(libdir))/pkcs11/icn-p11.so' \
+		> '$(DESTDIR)$(datadir)/p11-kit/modules/icn-p11.module'
+	$(INSTALL) -m 0644 icn-p11.conf.example '$(DESTDIR)$(docdir)/icn-p11.conf.example'
+	@set -e; for page in docs/man/*.[157]; do \
+		[ -e "$$page" ] || continue; \
+		dir='$(DESTDIR)$(mandir)'/man$${page##*.}; \
+		echo "$(INSTALL) -m 0644 $$page $$dir"; \
+		$(INSTALL) -d "$$dir"; $(INSTALL) -m 0644 "$$page" "$$dir/"; \
+	done
+	@set -e; if $(command) completion bash >/dev/null 2>&1; then \
+		$(INSTALL) -d '$(DESTDIR)$(datadir)/bash-completion/completions' '$(DESTDIR)$(datadir)/zsh/site-functions' '$(DESTDIR)$(datadir)/fish/vendor_completions.d'; \
+		$(command) completion bash > '$(DESTDIR)$(datadir)/bash-completion/completions/icn-p11'; \
+		$(command) completion zsh > '$(DESTDIR)$(datadir)/zsh/site-functions/_icn-p11'; \
+		$(command) completion fish > '$(DESTDIR)$(datadir)/fish/vendor_completions.d/icn-p11.fish'; \
+	fi
+
+test:
+	test/run.sh
+
+lint:
+	test/lint.sh
+
+demo:
+	test/demo.sh
+
+interop:
+	test/interop/run.sh
+
+clean:
+	rm -rf build

@@ -1,0 +1,69 @@
+#!/usr/bin/env bash
+# OpenSC's pkcs11-tool, whichever version the machine has.
+# shellcheck source-path=SCRIPTDIR source=../lib.sh
+. "$(dirname "$0")/../lib.sh"
+start_swtpm "$WORK/t"
+make_conf "$WORK/t"
+tool() { timeout 60 pkcs11-tool --module "$MODULE" "$@"; }
+user() { tool --token-label t --login --pin "$PIN" "$@"; }
+
+check "the free slot is listed" tool --list-slots
+output_has "the free slot is uninitialised" uninitialized
+check "C_InitToken" tool --init-token --slot 0 --label t --so-pin "$SO_PIN"
+check "C_InitPIN" tool --init-pin --token-label t --login --login-type so --so-pin "$SO_PIN" --new-pin "$PIN"
+check "the token and a new free slot are listed" tool --list-slots
+output_has "token" 'token label *: t$'
+output_has "free slot" 'Slot 1'
+check "mechanisms" tool --list-mechanisms --token-label t
+output_has "EDDSA with its size" 'EDDSA, keySize=\{255,255\}'
+check "key pair" user --keypairgen --key-type EC:edwards25519 --label k
+check "objects" user --list-objects
+output_has "private key" 'Private Key Object; EC_EDWARDS'
+check "public objects without login" tool --token-label t --list-objects
+output_has "public key" 'Public Key Object'
+
+read_key() { # LABEL FILE: a PEM public key, from the PEM or DER that the version writes
+    tool --token-label t --read-object --type pubkey --label "$1" -o "$WORK/raw"
+    openssl pkey -pubin -in "$WORK/raw" -out "$2"
+}
+sign_and_verify() { # LABEL SIZE
+    head -c "$2" /dev/urandom >"$WORK/m"
+    user --sign --mechanism EDDSA --label "$1" -i "$WORK/m" -o "$WORK/sig"
+    openssl pkeyutl -verify -rawin -in "$WORK/m" -sigfile "$WORK/sig" -pubin -inkey "$WORK/k.pem"
+}
+check "public key" read_key k "$WORK/k.pem"
+# From 1,025 bytes on pkcs11-tool signs in parts.
+for size in 1 32 1024 1025 100000; do
+    check "sign $size bytes" sign_and_verify k $size
+done
+check "verify" tool --token-label t --verify --mechanism EDDSA --label k -i "$WORK/m" --signature-file "$WORK/sig"
+echo more >>"$WORK/m"
+tool --token-label t --verify --mechanism EDDSA --label k -i "$WORK/m" --signature-file "$WORK/sig" >"$WORK/out" 2>&1 || true
+output_has "a changed file does not verify" 'Invalid signature'
+
+openssl req -x509 -newkey ed25519 -nodes -keyout /dev/null -subj /CN=x -outform DER -out "$WORK/c.der" 2>/dev/null
+check "write a certificate" user --write-object "$WORK/c.der" --type cert --label c --id 01
+check "read it" tool --token-label t --read-object --type cert --label c -o "$WORK/c2.der"
+check "it is the same" cmp "$WORK/c.der" "$WORK/c2.der"
+echo data >"$WORK/d"
+check "write data" user --write-object "$WORK/d" --type data --label d --private
+check "read data" user --read-object --type data --label d -o "$WORK/d2"
+check "it is the same" cmp "$WORK/d" "$WORK/d2"
+check "delete data" user --delete-object --type data --label d
+refuse "it is gone" user --read-object --type data --label d -o "$WORK/d3"
+check "random" tool --token-label t --generate-random 64 -o "$WORK/r"
+check "random has its length" test "$(stat -c %s "$WORK/r")" = 64
+
+check "--test" user --test
+output_has "--test finds no errors" '^No errors'
+check "--test-fork" user --test-fork
+check "--test-threads" user --test-threads IL --test-threads ILGISLT0
+check "change PIN" user --change-pin --new-pin new-pin-1
+refuse "the old PIN is refused" user --list-objects
+PIN=new-pin-1
+check "sign with the new PIN" sign_and_verify k 10
+check "unblock" tool --token-label t --init-pin --login --login-type so --so-pin "$SO_PIN" --new-pin third-pin
+PIN=third-pin
+check "sign after unblocking" sign_and_verify k 10
+check "the PINs are in no log" bash -c "! grep -qE 'user-pin-7|so-pin-4711|new-pin-1|third-pin' '$WORK/t/log' 2>/dev/null"
+finish

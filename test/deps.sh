@@ -1,0 +1,36 @@
+#!/usr/bin/env bash
+# Installs the Debian packages that a task needs and this machine lacks.
+# usage: test/deps.sh build|demo|test|lint|interop
+set -euo pipefail
+
+need=(gcc make binutils libc6-dev)
+case ${1:-} in
+build) ;;
+demo) need+=(swtpm opensc p11-kit openssl) ;;
+test) need+=(swtpm opensc p11-kit gnutls-bin openssl git) ;;
+lint) need+=(shellcheck git) ;;
+interop) need+=(swtpm debootstrap util-linux openssl curl) ;;
+*)
+    echo "usage: $0 build|demo|test|lint|interop" >&2
+    exit 2
+    ;;
+esac
+
+missing=()
+for p in "${need[@]}"; do
+    # "Status: install ok installed"
+    if ! dpkg-query -W -f='${Status}' "$p" 2>/dev/null | grep -q 'ok installed$'; then
+        missing+=("$p")
+    fi
+done
+if [ ${#missing[@]} -gt 0 ]; then
+    echo "installing: ${missing[*]}"
+    sudo=()
+    [ "$(id -u)" = 0 ] || sudo=(sudo)
+    "${sudo[@]}" apt-get update -qq
+    "${sudo[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
+fi
+if ! command -v go >/dev/null; then
+    echo "Go 1.26 or later must be on PATH (https://go.dev/dl)" >&2
+    exit 1
+fi

@@ -1,0 +1,41 @@
+#!/usr/bin/env bash
+# make lint: formatting, vet, staticcheck, shellcheck, and govulncheck where
+# its database can be reached.
+set -uo pipefail
+cd "$(dirname "$0")/.." || exit 1
+
+test/deps.sh lint || exit 1
+tools=$PWD/build/tools
+mkdir -p "$tools"
+status=0
+fail() {
+    echo "lint: $*" >&2
+    status=1
+}
+
+install_tool() { # NAME MODULE@VERSION
+    [ -x "$tools/$1" ] || GOBIN=$tools go install "$2"
+}
+
+unformatted=$(gofmt -l $(git ls-files '*.go'))
+[ -z "$unformatted" ] || fail "not formatted: $unformatted"
+go vet ./... || fail "go vet"
+go mod tidy -diff || fail "go.mod is not tidy"
+if install_tool staticcheck honnef.co/go/tools/cmd/staticcheck@v0.8.2; then
+    "$tools/staticcheck" ./... || fail "staticcheck"
+else
+    fail "staticcheck cannot be installed"
+fi
+shellcheck -x $(git ls-files '*.sh' .ci/run) || fail "shellcheck"
+if install_tool govulncheck golang.org/x/vuln/cmd/govulncheck@latest; then
+    out=$("$tools/govulncheck" ./... 2>&1)
+    case $? in
+    0) echo "govulncheck: no known vulnerability is reached" ;;
+    3) echo "$out"; fail "govulncheck" ;;
+    *) echo "govulncheck could not run: $(tail -n 1 <<<"$out")" ;;
+    esac
+else
+    echo "govulncheck cannot be installed from here; skipped"
+fi
+[ $status = 0 ] && echo "lint: 1 passed, 0 failed"
+exit $status

@@ -1,0 +1,32 @@
+#!/usr/bin/env bash
+# make test: everything but the trixie root of make interop.
+set -uo pipefail
+cd "$(dirname "$0")/.." || exit 1
+
+test/deps.sh test || exit 1
+make --no-print-directory all || exit 1
+
+export ICN_P11_MODULE=$PWD/build/icn-p11.so ICN_P11_COMMAND=$PWD/build/icn-p11
+export MODULE=$ICN_P11_MODULE COMMAND=$ICN_P11_COMMAND
+passed=0 failed=()
+
+step() {
+    echo "== $*"
+    if "$@"; then
+        passed=$((passed + 1))
+    else
+        failed+=("$*")
+    fi
+}
+
+step go vet ./...
+step go test -race -timeout 10m ./...
+for script in test/chost/*.sh test/clients/*.sh; do
+    step "$script"
+done
+
+for f in "${failed[@]}"; do
+    echo "FAILED: $f"
+done
+echo "$passed passed, ${#failed[@]} failed"
+[ ${#failed[@]} = 0 ]
