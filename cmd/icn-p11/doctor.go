@@ -89,15 +89,13 @@ func (a *app) report(d *doctor, asJSON bool) error {
 }
 
 func (d *doctor) run(a *app) {
+	if p := d.configuration(a); p != nil {
+		reachable := d.device(p) && d.chip(p)
+		d.directory(p.cfg.SealedBlobDir)
+		d.tokens(p, reachable)
+	}
 	d.memory()
 	d.registration()
-	p := d.configuration(a)
-	if p == nil {
-		return
-	}
-	reachable := d.device(p) && d.chip(p)
-	d.directory(p.cfg.SealedBlobDir)
-	d.tokens(p, reachable)
 }
 
 // configuration reads the configuration, without which little can be checked.

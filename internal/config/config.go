@@ -26,7 +26,7 @@ type Config struct {
 	PlatformBinding bool          // seal to PCR values
 	PCRs            []int         // PCRs of the platform binding
 	PCRBank         string        // hash algorithm of the PCR bank
-	Attestation     bool          //
+	Attestation     bool          // attest keys
 	SealedBlobDir   string        // the store
 	AutoLockTimeout time.Duration // 0: unseal for each signature
 	ECPointEncoding string        // how CKA_EC_POINT is served: "der" or "raw"
@@ -143,7 +143,7 @@ func Parse(name string, data []byte) (*Config, error) {
 	p.choice(&c.PCRBank, f.PCRBank, "pcr_bank", "sha1", "sha256", "sha384", "sha512")
 	p.choice(&c.ECPointEncoding, f.ECPointEncoding, "ec_point_encoding", "der", "raw")
 	if f.SealedBlobDir != nil {
-		p.check(filepath.IsAbs(*f.SealedBlobDir), "sealed_blob_dir", "the path must be absolute: a module runs in any directory")
+		p.check(filepath.IsAbs(*f.SealedBlobDir), "sealed_blob_dir", `the path must be absolute: a module runs in any directory, and "~" is not expanded`)
 		c.SealedBlobDir = filepath.Clean(*f.SealedBlobDir)
 	}
 	if f.AutoLockTimeoutSecs != nil {

@@ -48,6 +48,7 @@ func TestErrorsNameTheLine(t *testing.T) {
 		"ec_point_encoding = \"DER\"":           "f:1: ec_point_encoding",
 		"log_level = \"loud\"":                  "f:1: log_level",
 		"sealed_blob_dir = \"p11\"":             "f:1: sealed_blob_dir",
+		"sealed_blob_dir = \"~/p11\"":           "f:1: sealed_blob_dir",
 		"log_file = \"p11.log\"":                "f:1: log_file",
 		"[section]\nx = 1":                      "f:",
 		"device_path = ":                        "f:1: ",

@@ -16,12 +16,13 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/InterCooperative-Network/icn-p11/internal/secmem"
+	"github.com/InterCooperative-Network/icn-p11/sealstore"
 )
 
 // Length of a PIN in bytes.
 const (
-	MinPIN = 4
-	MaxPIN = 255
+	MinPIN = sealstore.MinPIN
+	MaxPIN = sealstore.MaxPIN
 )
 
 // Forms tells an operator what a source looks like.

@@ -36,10 +36,12 @@ done
 ! echo "$dynamic" | grep -q TEXTREL || { echo "chost: the module has text relocations" >&2; exit 1; }
 
 flags="-O1 -g -Wall -Wextra -Wno-unused-parameter -Werror -pthread"
+# shellcheck disable=SC2086 # several flags
+build() { $CC $flags "$@" -ldl; }
 for program in interfaces dlopen fork; do
-	$CC $flags -o "$work/$program" "$here/$program.c" -ldl
+	build -o "$work/$program" "$here/$program.c"
 done
-$CC $flags -fsanitize=address,undefined -fno-sanitize-recover=all -o "$work/hostile" "$here/hostile.c" -ldl
+build -fsanitize=address,undefined -fno-sanitize-recover=all -o "$work/hostile" "$here/hostile.c"
 
 mkdir "$work/tpm" "$work/store"
 chmod 700 "$work/store"
@@ -59,7 +61,8 @@ CONF
 ICN_P11_CONF=$work/icn-p11.conf
 export ICN_P11_CONF
 
-for program in ${*:-interfaces dlopen fork hostile}; do
+[ $# -gt 0 ] || set -- interfaces dlopen fork hostile
+for program; do
 	# LeakSanitizer stops threads and walks memory; Go's are not its own.
 	if ! ASAN_OPTIONS=detect_leaks=0 "$work/$program"; then
 		echo "chost: $program failed" >&2

@@ -23,7 +23,7 @@ fi
 check "list-modules" "${user[@]}" p11-kit list-modules
 output_has "the module" '^(icn-p11: |module: icn-p11)'
 output_has "its token" 'token: t'
-proxy=$(ls /usr/lib/*/p11-kit-proxy.so | head -n 1)
+proxy=$(find /usr/lib -name p11-kit-proxy.so -print -quit)
 echo message >"$WORK/m"
 chmod a+r "$WORK/m"
 check "sign through the proxy" "${user[@]}" pkcs11-tool --module "$proxy" --token-label t --login --pin "$PIN" \

@@ -14,10 +14,10 @@ test/deps.sh interop
 make --no-print-directory all
 
 # The mirror of this machine, so that a proxy or a local one is used here too.
-mirror() {
+mapfile -t mirror < <(
     grep -rhoE 'https?://[^ ]+/debian/?( |$)' /etc/apt/sources.list /etc/apt/sources.list.d/ 2>/dev/null |
-        grep -vE 'security|snapshot' | head -n 1 | tr -d ' ' || true
-}
+        grep -vE 'security|snapshot' | head -n 1 | tr -d ' '
+)
 
 if [ "$(id -u)" != 0 ]; then
     echo "make interop needs root, for debootstrap and chroot" >&2
@@ -29,7 +29,7 @@ if [ "$(cat "$root/etc/icn-p11-root" 2>/dev/null)" != "$packages" ]; then
     mkdir -p "$cache"
     new=$(mktemp -d "$cache/new-XXXXXX")
     trap 'rm -rf --one-file-system "$new"' EXIT
-    debootstrap --variant=minbase --include="$packages" "$suite" "$new" $(mirror) >"$cache/debootstrap.log" 2>&1 ||
+    debootstrap --variant=minbase --include="$packages" "$suite" "$new" "${mirror[@]}" >"$cache/debootstrap.log" 2>&1 ||
         { tail -n 20 "$cache/debootstrap.log" >&2; exit 1; }
     chmod 755 "$new"
     echo "$packages" >"$new/etc/icn-p11-root"
@@ -40,6 +40,7 @@ fi
 
 # All mounts, processes and the network live in namespaces that end with the
 # shell inside.
+# shellcheck disable=SC2016 # the shell inside expands its own arguments
 exec unshare --mount --pid --net --fork --kill-child bash -euc '
     root=$1
     mount --make-rprivate /
