@@ -88,7 +88,6 @@ func NewKey(seed []byte) (*Key, error) {
 	k := &Key{buf: buf, secret: (*expanded)(unsafe.Pointer(unsafe.SliceData(buf.Bytes())))}
 	copy(k.secret.seed[:], seed)
 	secmem.Do(k.expand)
-	burnStack()
 	return k, nil
 }
 
@@ -101,15 +100,6 @@ func (k *Key) expand() {
 	secmem.Wipe(h[:])
 	var p edwards25519.Point
 	copy(k.public[:], p.ScalarBaseMult(&k.secret.scalar).Bytes())
-}
-
-// burnStack overwrites the part of the stack that the calls just before have
-// used. [secmem.Do] does it in builds with GOEXPERIMENT=runtimesecret.
-//
-//go:noinline
-func burnStack() {
-	var b [8 << 10]byte
-	secmem.Wipe(b[:])
 }
 
 // Public gives the public key.
@@ -160,7 +150,7 @@ func (k *Key) sign(sig []byte, p Params, msg []byte) {
 	copy(sig[32:], s.MultiplyAdd(&c, &k.secret.scalar, &r).Bytes())
 
 	secmem.Wipe(h[:])
-	r = edwards25519.Scalar{}
+	secmem.Wipe(unsafe.Slice((*byte)(unsafe.Pointer(&r)), unsafe.Sizeof(r)))
 }
 
 func mustScalar(_ *edwards25519.Scalar, err error) {

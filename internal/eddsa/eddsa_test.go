@@ -123,9 +123,14 @@ func TestRefuses(t *testing.T) {
 
 func TestSignDoesNotAllocate(t *testing.T) {
 	k := newKey(t, make([]byte, SeedSize))
-	sig, msg := make([]byte, SignatureSize), make([]byte, 32)
-	if n := testing.AllocsPerRun(100, func() { k.Sign(sig, Params{}, msg) }); n != 0 {
-		t.Errorf("%v allocations", n)
+	sig := make([]byte, SignatureSize)
+	for _, p := range []Params{{Variant: Pure}, {Ctx, []byte("c")}, {Ph, []byte("c")}} {
+		for _, size := range []int{0, 32, 900, 1 << 16} {
+			msg := make([]byte, size)
+			if n := testing.AllocsPerRun(100, func() { k.Sign(sig, p, msg) }); n != 0 {
+				t.Errorf("variant %d, %d bytes: %v allocations", p.Variant, size, n)
+			}
+		}
 	}
 }
 
@@ -144,19 +149,49 @@ func TestValidPublicKey(t *testing.T) {
 	}
 }
 
+// Signatures are those of crypto/ed25519, and one changed bit anywhere in the
+// signature makes verification fail.
 func FuzzSign(f *testing.F) {
-	f.Add(make([]byte, SeedSize), []byte("message"))
-	f.Fuzz(func(t *testing.T, seed, msg []byte) {
+	f.Add(make([]byte, SeedSize), []byte("message"), []byte(nil), uint8(Pure), uint16(0))
+	f.Add(make([]byte, SeedSize), []byte("message"), []byte("context"), uint8(Ctx), uint16(511))
+	f.Add(make([]byte, SeedSize), []byte(nil), []byte("context"), uint8(Ph), uint16(256))
+	f.Fuzz(func(t *testing.T, seed, msg, context []byte, variant uint8, bit uint16) {
 		if len(seed) != SeedSize {
 			return
 		}
-		k := newKey(t, seed)
-		sig := make([]byte, SignatureSize)
-		if err := k.Sign(sig, Params{}, msg); err != nil {
+		p := Params{Variant(variant % 3), context}
+		k, err := NewKey(seed)
+		if err != nil {
 			t.Fatal(err)
 		}
-		if !bytes.Equal(sig, ed25519.Sign(ed25519.NewKeyFromSeed(seed), msg)) {
-			t.Fatalf("another signature than crypto/ed25519's for seed %x, message %x", seed, msg)
+		defer k.Destroy()
+		sig := make([]byte, SignatureSize)
+		err = k.Sign(sig, p, msg)
+		if (err == nil) != (p.check() == nil) {
+			t.Fatalf("%+v: %v", p, err)
+		}
+		if err != nil {
+			return
+		}
+		o, in := &ed25519.Options{Context: string(context)}, msg
+		if p.Variant == Ph {
+			d := sha512.Sum512(msg)
+			o.Hash, in = crypto.SHA512, d[:]
+		}
+		want, err := ed25519.NewKeyFromSeed(seed).Sign(nil, in, o)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !bytes.Equal(sig, want) {
+			t.Fatalf("another signature than crypto/ed25519's for seed %x, message %x, %+v", seed, msg, p)
+		}
+		pub := k.Public()
+		if !Verify(pub[:], msg, sig, p) {
+			t.Fatal("does not verify")
+		}
+		sig[bit%512/8] ^= 1 << (bit % 8)
+		if Verify(pub[:], msg, sig, p) {
+			t.Fatal("a changed signature verifies")
 		}
 	})
 }

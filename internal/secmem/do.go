@@ -2,6 +2,28 @@
 
 package secmem
 
-// Do runs f. In a build with GOEXPERIMENT=runtimesecret it also wipes the
-// stack, the registers and the heap allocations that f used.
-func Do(f func()) { f() }
+// stackReach is more stack than the computations on secrets here use.
+const stackReach = 16 << 10
+
+// Do runs f; afterwards the stack that f used is wiped. In a build with
+// GOEXPERIMENT=runtimesecret it also wipes the registers and the heap
+// allocations that f used.
+//
+// It is not inlined, so that the variables of f lie below its own.
+//
+//go:noinline
+func Do(f func()) {
+	// When a stack grows, the runtime moves it and leaves the old copy behind;
+	// it is made large enough before there is a secret on it.
+	burn()
+	f()
+	burn()
+}
+
+// burn overwrites the stack below its caller.
+//
+//go:noinline
+func burn() {
+	var b [stackReach]byte
+	Wipe(b[:])
+}

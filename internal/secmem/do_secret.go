@@ -6,5 +6,5 @@ import "runtime/secret"
 
 // Do runs f; afterwards the stack and the registers that f used are wiped,
 // and its heap allocations are as soon as they are garbage. In a build
-// without GOEXPERIMENT=runtimesecret it only runs f.
+// without GOEXPERIMENT=runtimesecret it wipes the stack only.
 func Do(f func()) { secret.Do(f) }

@@ -89,7 +89,8 @@ func mapPage() ([]byte, error) {
 }
 
 func secretPage() ([]byte, error) {
-	fd, err := unix.MemfdSecret(unix.FD_CLOEXEC)
+	// The kernel takes O_CLOEXEC; memfd_secret(2) names FD_CLOEXEC, which it refuses.
+	fd, err := unix.MemfdSecret(unix.O_CLOEXEC)
 	if err != nil {
 		return nil, err
 	}

@@ -9,6 +9,8 @@ import (
 	"sync"
 	"testing"
 	"unsafe"
+
+	"golang.org/x/sys/unix"
 )
 
 func TestBuffer(t *testing.T) {
@@ -40,7 +42,22 @@ func TestBuffer(t *testing.T) {
 	if !bytes.Equal(c.Bytes(), make([]byte, Max)) {
 		t.Error("a recycled page is not zero")
 	}
-	t.Logf("kind: %s", Kind())
+}
+
+// A page comes from memfd_secret wherever the kernel offers it.
+func TestKind(t *testing.T) {
+	b, err := New(32)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer b.Destroy()
+	_, _, errno := unix.Syscall(unix.SYS_MEMFD_SECRET, ^uintptr(0), 0, 0)
+	// EINVAL: the system call is there, and refuses unknown flags.
+	if kind := Kind(); errno == unix.EINVAL && kind != "memfd_secret" {
+		t.Errorf("kind %q, though the kernel has memfd_secret", kind)
+	} else if kind == "" {
+		t.Error("no kind is recorded")
+	}
 }
 
 // The kernel lists dd (not dumped) and dc (not copied on fork) in smaps.

@@ -1,0 +1,504 @@
+/* Searches the memory of a host process for secrets.
+ *
+ * usage: MODULE=... memscan SEED HASH SECONDS   (see main; memscan.sh calls it)
+ *
+ * This process knows what to look for: the seed, what RFC 8032 derives from
+ * it, and the PINs. The host is another program image, started with exec, so
+ * that it holds nothing but what it was given, and it wipes that once the
+ * module has it. After each stage the host waits while it is searched.
+ *
+ * The host also keeps a random value on its heap: a search that does not find
+ * that one is worth nothing. A last host keeps all the patterns, so that each
+ * of them is known to be found where it is.
+ */
+#include "host.h"
+
+#include <fcntl.h>
+#include <sys/stat.h>
+
+#define PIN_LEN 24
+#define SIGNATURES 1000
+#define CHUNK (1 << 20)
+
+static CK_BYTE ed25519_oid[] = {0x06, 0x03, 0x2b, 0x65, 0x70};
+
+/* What a host is handed over its standard input. */
+struct handed {
+	CK_BYTE so_pin[PIN_LEN], pin[PIN_LEN], seed[32], control[32];
+};
+
+static void read_full(int fd, void *to, size_t n)
+{
+	for (size_t got = 0; got < n;) {
+		ssize_t r = read(fd, (char *)to + got, n - got);
+		if (r < 0 && errno == EINTR)
+			continue;
+		if (r <= 0)
+			FAIL("the other side has ended");
+		got += r;
+	}
+}
+
+static void write_full(int fd, const void *from, size_t n)
+{
+	CHECK(write(fd, from, n) == (ssize_t)n); /* less than a pipe holds */
+}
+
+/* ---- the host ---- */
+
+/* pause_for lets the scanner search this process. */
+static void pause_for(char stage)
+{
+	char go;
+
+	write_full(1, &stage, 1);
+	read_full(0, &go, 1);
+}
+
+static void sign_often(CK_SESSION_HANDLE s, CK_OBJECT_HANDLE key, int times)
+{
+	CK_MECHANISM mech = {CKM_EDDSA, NULL, 0};
+	CK_BYTE msg[2048] = {0}, sig[64];
+
+	for (int i = 0; i < times; i++) {
+		CK_ULONG n = sizeof sig;
+		memcpy(msg, &i, sizeof i);
+		OK(p11->C_SignInit(s, &mech, key));
+		/* Long messages too: they are hashed in another way. */
+		OK(p11->C_Sign(s, msg, i % 8 ? 32 : sizeof msg, sig, &n));
+		CHECK(n == sizeof sig);
+	}
+}
+
+static void *sign_on_thread(void *arg)
+{
+	CK_OBJECT_HANDLE *key = arg;
+	CK_SESSION_HANDLE s;
+
+	OK(p11->C_OpenSession(find_slot("memscan"), CKF_RW_SERIAL, NULL, NULL, &s));
+	sign_often(s, *key, SIGNATURES / 4);
+	OK(p11->C_CloseSession(s));
+	return NULL;
+}
+
+/* host makes the token and imports the key, or uses both. */
+static void host(bool import)
+{
+	struct handed *in = calloc(1, sizeof *in);
+	CK_BYTE *control = malloc(sizeof in->control);
+	CK_SESSION_HANDLE s;
+	CK_OBJECT_HANDLE key;
+	CK_SLOT_ID slot;
+
+	CHECK(in && control);
+	deadline(300);
+	read_full(0, in, sizeof *in);
+	memcpy(control, in->control, sizeof in->control);
+
+	load_module();
+	OK(p11->C_Initialize(NULL));
+	if (import) {
+		CK_UTF8CHAR label[32];
+		pad_label(label, "memscan");
+		OK(p11->C_InitToken(slot = find_slot(NULL), in->so_pin, PIN_LEN, label));
+		OK(p11->C_OpenSession(slot, CKF_RW_SERIAL, NULL, NULL, &s));
+		OK(p11->C_Login(s, CKU_SO, in->so_pin, PIN_LEN));
+		OK(p11->C_InitPIN(s, in->pin, PIN_LEN));
+		OK(p11->C_Logout(s));
+	} else
+		OK(p11->C_OpenSession(find_slot("memscan"), CKF_RW_SERIAL, NULL, NULL, &s));
+	OK(p11->C_Login(s, CKU_USER, in->pin, PIN_LEN));
+	if (import) {
+		CK_ULONG class = CKO_PRIVATE_KEY, type = 0x40; /* CKK_EC_EDWARDS */
+		CK_BBOOL yes = 1;
+		CK_ATTRIBUTE t[] = {
+			{CKA_CLASS, &class, sizeof class}, {0x100, &type, sizeof type}, {CKA_TOKEN, &yes, 1},
+			{CKA_PRIVATE, &yes, 1}, {CKA_SIGN, &yes, 1}, {CKA_EC_PARAMS, ed25519_oid, sizeof ed25519_oid},
+			{CKA_VALUE, in->seed, sizeof in->seed},
+		};
+		OK(p11->C_CreateObject(s, t, sizeof t / sizeof *t, &key));
+	} else
+		key = find_key(s, CKO_PRIVATE_KEY);
+	explicit_bzero(in, sizeof *in);
+
+	pause_for('i');
+	sign_often(s, key, SIGNATURES);
+	pause_for('s');
+	pthread_t t[2];
+	for (int i = 0; i < 2; i++)
+		CHECK(pthread_create(&t[i], NULL, sign_on_thread, &key) == 0);
+	for (int i = 0; i < 2; i++)
+		pthread_join(t[i], NULL);
+	pause_for('t');
+	OK(p11->C_Logout(s));
+	pause_for('o');
+	OK(p11->C_Finalize(NULL));
+	pause_for('f');
+	memset(control, 0, sizeof in->control);
+}
+
+/* host_with keeps everything it is handed, and the module's threads run. */
+static void host_with(size_t n)
+{
+	CK_BYTE *all = malloc(n);
+
+	CHECK(all);
+	deadline(60);
+	read_full(0, all, n);
+	load_module();
+	OK(p11->C_Initialize(NULL));
+	pause_for('c');
+	OK(p11->C_Finalize(NULL));
+	memset(all, 0, n);
+}
+
+/* ---- the patterns ---- */
+
+struct pattern {
+	const char *name;
+	CK_BYTE bytes[32];
+	size_t len;
+	bool key; /* of the key, not a PIN */
+};
+static struct pattern patterns[16];
+static size_t pattern_count;
+
+static void add(const char *name, const CK_BYTE *bytes, size_t len, bool key)
+{
+	struct pattern *p = &patterns[pattern_count++];
+
+	CHECK(pattern_count <= sizeof patterns / sizeof *patterns);
+	p->name = name;
+	p->len = len;
+	p->key = key;
+	memcpy(p->bytes, bytes, len);
+}
+
+/* The order of the base point (RFC 8032, section 5.1), little endian. */
+static const CK_BYTE order[32] = {
+	0xed, 0xd3, 0xf5, 0x5c, 0x1a, 0x63, 0x12, 0x58, 0xd6, 0x9c, 0xf7, 0xa2, 0xde, 0xf9, 0xde, 0x14,
+	[31] = 0x10,
+};
+
+/* twice sets x to 2 x + bit, modulo the order; x is less than the order. */
+static void twice(CK_BYTE x[32], int bit)
+{
+	CK_BYTE less[32];
+	int borrow = 0;
+
+	for (int i = 0; i < 32; i++) {
+		int v = x[i] << 1 | bit;
+		x[i] = v & 255;
+		bit = v >> 8;
+	}
+	for (int i = 0; i < 32; i++) {
+		int v = x[i] - order[i] - borrow;
+		less[i] = v & 255;
+		borrow = v < 0;
+	}
+	if (!borrow)
+		memcpy(x, less, 32);
+}
+
+/* As the words of SHA-512's message schedule lie in memory. */
+static void add_words(const char *name, const CK_BYTE *bytes)
+{
+	CK_BYTE w[32];
+
+	for (int i = 0; i < 32; i++)
+		w[i] = bytes[i ^ 7];
+	add(name, w, 32, true);
+}
+
+static void make_patterns(const struct handed *h, const CK_BYTE hash[64])
+{
+	CK_BYTE clamped[32], reduced[32] = {0};
+
+	memcpy(clamped, hash, 32);
+	clamped[0] &= 248;
+	clamped[31] = (clamped[31] & 63) | 64;
+	for (int bit = 255; bit >= 0; bit--)
+		twice(reduced, clamped[bit / 8] >> bit % 8 & 1);
+	add("seed", h->seed, 32, true);
+	add("prefix", hash + 32, 32, true);
+	add("hash of the seed, first half", hash, 32, true);
+	add("clamped scalar", clamped, 32, true);
+	add("reduced scalar", reduced, 32, true);
+	for (int i = 0; i < 256; i++)
+		twice(reduced, 0);
+	add("scalar in Montgomery form", reduced, 32, true);
+	add_words("seed in SHA-512 words", h->seed);
+	add_words("prefix in SHA-512 words", hash + 32);
+	add_words("hash of the seed, first half, in SHA-512 words", hash);
+	add("user PIN", h->pin, PIN_LEN, false);
+	add("SO PIN", h->so_pin, PIN_LEN, false);
+}
+
+/* ---- the scanner ---- */
+
+struct mapping {
+	unsigned long lo, hi;
+	bool readable, secret;
+	char name[128];
+};
+
+/* next_mapping reads one entry of smaps. A mapping that is neither dumped nor
+ * inherited holds secrets on purpose: the kernels that have memfd_secret do
+ * not let it be read, but others lock an ordinary page. */
+static bool next_mapping(FILE *smaps, struct mapping *m)
+{
+	char line[512], perms[8];
+	bool in = false;
+
+	while (fgets(line, sizeof line, smaps)) {
+		unsigned long lo, hi;
+		int at = 0;
+		if (sscanf(line, "%lx-%lx %7s %*s %*s %*s %n", &lo, &hi, perms, &at) >= 3 && at) {
+			m->lo = lo;
+			m->hi = hi;
+			m->readable = perms[0] == 'r';
+			snprintf(m->name, sizeof m->name, "%.*s", (int)strcspn(line + at, "\n"), line + at);
+			in = true;
+		} else if (in && strncmp(line, "VmFlags:", 8) == 0) {
+			m->secret = strstr(line, " dc") && strstr(line, " dd");
+			return true;
+		}
+	}
+	return false;
+}
+
+struct tally {
+	unsigned long found[16], secret[16], control;
+	unsigned long bytes, unreadable;
+};
+
+static unsigned long occurrences(const CK_BYTE *in, size_t n, const CK_BYTE *what, size_t len)
+{
+	unsigned long count = 0;
+	const CK_BYTE *p = in;
+
+	while ((p = memmem(p, in + n - p, what, len)) != NULL) {
+		count++;
+		p++;
+	}
+	return count;
+}
+
+/* search counts the patterns in the memory of a process. Either half of one
+ * counts, for a vector register or a half-overwritten buffer holds as much. */
+static void search(pid_t pid, const CK_BYTE control[32], struct tally *t)
+{
+	static CK_BYTE buf[CHUNK + 32];
+	char path[64];
+	struct mapping m;
+
+	memset(t, 0, sizeof *t);
+	snprintf(path, sizeof path, "/proc/%d/mem", (int)pid);
+	int mem = open(path, O_RDONLY | O_CLOEXEC);
+	if (mem < 0)
+		FAIL("%s: %s", path, strerror(errno));
+	snprintf(path, sizeof path, "/proc/%d/smaps", (int)pid);
+	FILE *smaps = fopen(path, "re");
+	CHECK(smaps);
+	while (next_mapping(smaps, &m)) {
+		if (!m.readable)
+			continue;
+		size_t kept = 0; /* of the chunk before, so that nothing lies across */
+		for (unsigned long at = m.lo; at < m.hi;) {
+			size_t want = m.hi - at < CHUNK ? m.hi - at : CHUNK;
+			ssize_t got = pread(mem, buf + kept, want, at);
+			if (got <= 0) {
+				t->unreadable++;
+				break;
+			}
+			at += got;
+			t->bytes += got;
+			size_t n = kept + got;
+			for (size_t i = 0; i < pattern_count; i++) {
+				const struct pattern *p = &patterns[i];
+				size_t half = p->len / 2;
+				unsigned long hits = occurrences(buf, n, p->bytes, half) + occurrences(buf, n, p->bytes + half, half);
+				if (hits && !m.secret)
+					printf("    %s: %lu times a half in %lx-%lx %s\n", p->name, hits, m.lo, m.hi, m.name);
+				*(m.secret ? &t->secret[i] : &t->found[i]) += hits;
+			}
+			t->control += occurrences(buf, n, control, 32);
+			/* One byte less than a half: what was counted is not counted again. */
+			kept = n < 11 ? n : 11;
+			memmove(buf, buf + n - kept, kept);
+		}
+	}
+	fclose(smaps);
+	close(mem);
+}
+
+struct child {
+	pid_t pid;
+	int in, out;
+};
+
+/* start runs this program anew, as a host. */
+static struct child start(const char *role, const char *number)
+{
+	int to[2], from[2];
+	struct child c;
+
+	CHECK(pipe(to) == 0 && pipe(from) == 0);
+	c.pid = fork();
+	CHECK(c.pid >= 0);
+	if (c.pid == 0) {
+		dup2(to[0], 0);
+		dup2(from[1], 1);
+		for (int i = 0; i < 2; i++) {
+			close(to[i]);
+			close(from[i]);
+		}
+		execl("/proc/self/exe", "memscan", role, number, (char *)NULL);
+		_exit(127);
+	}
+	close(to[0]);
+	close(from[1]);
+	c.in = to[1];
+	c.out = from[0];
+	return c;
+}
+
+static void finish(struct child *c)
+{
+	close(c->in);
+	close(c->out);
+	wait_ok(c->pid);
+}
+
+static const char *stage_name(char stage)
+{
+	switch (stage) {
+	case 'i': return "key there, before the first signature";
+	case 's': return "after the signatures";
+	case 't': return "after signatures on two threads";
+	case 'o': return "after C_Logout";
+	case 'f': return "after C_Finalize";
+	}
+	return "every pattern is planted";
+}
+
+/* scan_host runs a host through its stages. The key may be in secret memory
+ * while it is unlocked, and nothing may be anywhere else, ever. */
+static bool scan_host(const char *role, const struct handed *h, bool keeps)
+{
+	bool clean = true;
+	char stage;
+	struct child c = start(role, "");
+	struct tally t;
+
+	write_full(c.in, h, sizeof *h);
+	do {
+		scenario = role;
+		read_full(c.out, &stage, 1);
+		search(c.pid, h->control, &t);
+		unsigned long loose = 0, secret = 0;
+		bool unlocked = keeps && strchr("ist", stage);
+		for (size_t i = 0; i < pattern_count; i++) {
+			loose += t.found[i];
+			/* PINs have no business in a page that outlives C_Login. */
+			if (t.secret[i] && !(unlocked && patterns[i].key)) {
+				printf("    %s: left %lu times in secret memory\n", patterns[i].name, t.secret[i]);
+				loose += t.secret[i];
+			} else
+				secret += t.secret[i];
+		}
+		printf("  %s, %s: %lu hits in %.1f MiB", role, stage_name(stage), loose, t.bytes / 1048576.0);
+		if (secret)
+			printf(", %lu in locked pages, which this kernel lets be read", secret);
+		putchar('\n');
+		if (t.control == 0) {
+			puts("    the control value was not found: the search is blind");
+			clean = false;
+		}
+		clean = clean && loose == 0;
+		write_full(c.in, "", 1);
+	} while (stage != 'f');
+	finish(&c);
+	return clean;
+}
+
+/* scan_control makes sure that the search finds each of the patterns. */
+static bool scan_control(const struct handed *h)
+{
+	CK_BYTE all[sizeof patterns / sizeof *patterns * 32 + 32];
+	size_t n = 32;
+	bool ok = true;
+	char number[32], stage;
+	struct tally t;
+
+	memcpy(all, h->control, 32);
+	for (size_t i = 0; i < pattern_count; i++) {
+		memcpy(all + n, patterns[i].bytes, patterns[i].len);
+		n += patterns[i].len;
+	}
+	snprintf(number, sizeof number, "%zu", n);
+	struct child c = start("control", number);
+	write_full(c.in, all, n);
+	scenario = "control";
+	read_full(c.out, &stage, 1);
+	puts("  planted in a host:");
+	search(c.pid, h->control, &t);
+	for (size_t i = 0; i < pattern_count; i++)
+		if (t.found[i] < 2) {
+			printf("    %s: planted, but not found\n", patterns[i].name);
+			ok = false;
+		}
+	write_full(c.in, "", 1);
+	finish(&c);
+	return ok && t.control;
+}
+
+static void read_file(const char *path, void *to, size_t n)
+{
+	int fd = open(path, O_RDONLY | O_CLOEXEC);
+
+	if (fd < 0)
+		FAIL("%s: %s", path, strerror(errno));
+	read_full(fd, to, n);
+	close(fd);
+}
+
+/* memscan SEED HASH SECONDS: the files with the seed and its SHA-512, and the
+ * auto_lock_timeout_secs of the configuration in force. */
+int main(int argc, char **argv)
+{
+	struct handed h;
+	CK_BYTE hash[64], digits[2 * PIN_LEN];
+
+	module_path = getenv("MODULE");
+	if (argc == 3) {
+		scenario = argv[1];
+		if (strcmp(argv[1], "control") == 0)
+			host_with(atoi(argv[2]));
+		else
+			host(strcmp(argv[1], "import") == 0);
+		return 0;
+	}
+	if (argc != 4 || !module_path) {
+		fprintf(stderr, "usage: MODULE=... memscan SEED HASH SECONDS\n");
+		return 2;
+	}
+	setvbuf(stdout, NULL, _IOLBF, 0);
+	signal(SIGPIPE, SIG_IGN);
+	deadline(600);
+	read_file(argv[1], h.seed, sizeof h.seed);
+	read_file(argv[2], hash, sizeof hash);
+	read_file("/dev/urandom", h.control, sizeof h.control);
+	read_file("/dev/urandom", digits, sizeof digits);
+	for (int i = 0; i < PIN_LEN; i++) {
+		h.pin[i] = 'a' + digits[i] % 26;
+		h.so_pin[i] = 'a' + digits[PIN_LEN + i] % 26;
+	}
+	make_patterns(&h, hash);
+
+	bool keeps = atoi(argv[3]) > 0;
+	bool ok = scan_host("import", &h, keeps);
+	ok &= scan_host("use", &h, keeps);
+	ok &= scan_control(&h);
+	return ok ? 0 : 1;
+}
