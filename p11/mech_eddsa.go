@@ -47,19 +47,13 @@ func parseEdDSAParams(param any) (eddsaParams, error) {
 // reads a message twice, so it must be held as a whole.
 const maxMessage = 64 << 20
 
-type signOp struct {
+// messageOp is a signature or a verification that was initialised.
+type messageOp struct {
 	key           *object
 	params        eddsaParams
-	parts         bool
+	parts         bool // the message comes in parts
 	message       []byte
 	authenticated bool // CKU_CONTEXT_SPECIFIC login for this operation
-}
-
-type verifyOp struct {
-	key     *object
-	params  eddsaParams
-	parts   bool
-	message []byte
 }
 
 // opKey finds the key of an operation and checks that it may serve it.
@@ -89,6 +83,18 @@ func (l *library) opKey(sess *session, oh ObjectHandle, class uint, mech Mechani
 
 // SignInit is C_SignInit (section 5.13.1). Nothing is unsealed yet.
 func (m *Module) SignInit(h SessionHandle, mech Mechanism, key ObjectHandle) error {
+	return m.startMessage(h, mech, key, CKF_SIGN, CKO_PRIVATE_KEY, CKA_SIGN)
+}
+
+// message finds where a session keeps its operation of a function.
+func (s *session) message(function uint) **messageOp {
+	if function == CKF_SIGN {
+		return &s.sign
+	}
+	return &s.verify
+}
+
+func (m *Module) startMessage(h SessionHandle, mech Mechanism, key ObjectHandle, function, class uint, usage AttributeType) error {
 	l, sess, err := m.withSession(h)
 	if err != nil {
 		return err
@@ -96,10 +102,11 @@ func (m *Module) SignInit(h SessionHandle, mech Mechanism, key ObjectHandle) err
 	defer l.leave()
 	sess.mu.Lock()
 	defer sess.mu.Unlock()
-	if sess.sign != nil {
+	op := sess.message(function)
+	if *op != nil {
 		return CKR_OPERATION_ACTIVE
 	}
-	row, err := mechanismFor(mech.Type, CKF_SIGN)
+	row, err := mechanismFor(mech.Type, function)
 	if err != nil {
 		return err
 	}
@@ -107,11 +114,35 @@ func (m *Module) SignInit(h SessionHandle, mech Mechanism, key ObjectHandle) err
 	if err != nil {
 		return err
 	}
-	o, err := l.opKey(sess, key, CKO_PRIVATE_KEY, mech.Type, CKA_SIGN)
+	o, err := l.opKey(sess, key, class, mech.Type, usage)
 	if err != nil {
 		return err
 	}
-	sess.sign = &signOp{key: o, params: params}
+	*op = &messageOp{key: o, params: params}
+	return nil
+}
+
+// collect adds a part to the message of an operation, and ends the operation
+// where it grows too long.
+func (m *Module) collect(h SessionHandle, part []byte, function uint) error {
+	l, sess, err := m.withSession(h)
+	if err != nil {
+		return err
+	}
+	defer l.leave()
+	sess.mu.Lock()
+	defer sess.mu.Unlock()
+	at := sess.message(function)
+	op := *at
+	if op == nil {
+		return CKR_OPERATION_NOT_INITIALIZED
+	}
+	if len(part) > maxMessage-len(op.message) {
+		*at = nil
+		return CKR_DATA_LEN_RANGE
+	}
+	op.parts = true
+	op.message = append(op.message, part...)
 	return nil
 }
 
@@ -137,29 +168,7 @@ func (m *Module) Sign(h SessionHandle, data []byte, out *Output) error {
 
 // SignUpdate is C_SignUpdate (section 5.13.3).
 func (m *Module) SignUpdate(h SessionHandle, part []byte) error {
-	l, sess, err := m.withSession(h)
-	if err != nil {
-		return err
-	}
-	defer l.leave()
-	sess.mu.Lock()
-	defer sess.mu.Unlock()
-	op := sess.sign
-	if op == nil {
-		return CKR_OPERATION_NOT_INITIALIZED
-	}
-	op.parts = true
-	if op.message, err = collect(op.message, part); err != nil {
-		sess.sign = nil
-	}
-	return err
-}
-
-func collect(message, part []byte) ([]byte, error) {
-	if len(part) > maxMessage-len(message) {
-		return nil, CKR_DATA_LEN_RANGE
-	}
-	return append(message, part...), nil
+	return m.collect(h, part, CKF_SIGN)
 }
 
 // SignFinal is C_SignFinal (section 5.13.4).
@@ -178,7 +187,7 @@ func (m *Module) SignFinal(h SessionHandle, out *Output) error {
 	return l.finishSign(sess, op, op.message, out)
 }
 
-func (l *library) finishSign(sess *session, op *signOp, data []byte, out *Output) error {
+func (l *library) finishSign(sess *session, op *messageOp, data []byte, out *Output) error {
 	if done, err := checkOutput(out, eddsa.SignatureSize); done {
 		return err
 	}
@@ -192,35 +201,12 @@ func (l *library) finishSign(sess *session, op *signOp, data []byte, out *Output
 
 // VerifyInit is C_VerifyInit (section 5.15.1).
 func (m *Module) VerifyInit(h SessionHandle, mech Mechanism, key ObjectHandle) error {
-	l, sess, err := m.withSession(h)
-	if err != nil {
-		return err
-	}
-	defer l.leave()
-	sess.mu.Lock()
-	defer sess.mu.Unlock()
-	if sess.verify != nil {
-		return CKR_OPERATION_ACTIVE
-	}
-	row, err := mechanismFor(mech.Type, CKF_VERIFY)
-	if err != nil {
-		return err
-	}
-	params, err := row.eddsa(mech.Param)
-	if err != nil {
-		return err
-	}
-	o, err := l.opKey(sess, key, CKO_PUBLIC_KEY, mech.Type, CKA_VERIFY)
-	if err != nil {
-		return err
-	}
-	sess.verify = &verifyOp{key: o, params: params}
-	return nil
+	return m.startMessage(h, mech, key, CKF_VERIFY, CKO_PUBLIC_KEY, CKA_VERIFY)
 }
 
 // Verify is C_Verify (section 5.15.2).
 func (m *Module) Verify(h SessionHandle, data, sig []byte) error {
-	return m.finishVerify(h, sig, func(op *verifyOp) ([]byte, error) {
+	return m.finishVerify(h, sig, func(op *messageOp) ([]byte, error) {
 		if op.parts {
 			return nil, CKR_OPERATION_ACTIVE
 		}
@@ -230,30 +216,15 @@ func (m *Module) Verify(h SessionHandle, data, sig []byte) error {
 
 // VerifyUpdate is C_VerifyUpdate (section 5.15.3).
 func (m *Module) VerifyUpdate(h SessionHandle, part []byte) error {
-	l, sess, err := m.withSession(h)
-	if err != nil {
-		return err
-	}
-	defer l.leave()
-	sess.mu.Lock()
-	defer sess.mu.Unlock()
-	op := sess.verify
-	if op == nil {
-		return CKR_OPERATION_NOT_INITIALIZED
-	}
-	op.parts = true
-	if op.message, err = collect(op.message, part); err != nil {
-		sess.verify = nil
-	}
-	return err
+	return m.collect(h, part, CKF_VERIFY)
 }
 
 // VerifyFinal is C_VerifyFinal (section 5.15.4).
 func (m *Module) VerifyFinal(h SessionHandle, sig []byte) error {
-	return m.finishVerify(h, sig, func(op *verifyOp) ([]byte, error) { return op.message, nil })
+	return m.finishVerify(h, sig, func(op *messageOp) ([]byte, error) { return op.message, nil })
 }
 
-func (m *Module) finishVerify(h SessionHandle, sig []byte, message func(*verifyOp) ([]byte, error)) error {
+func (m *Module) finishVerify(h SessionHandle, sig []byte, message func(*messageOp) ([]byte, error)) error {
 	l, sess, err := m.withSession(h)
 	if err != nil {
 		return err

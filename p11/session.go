@@ -16,8 +16,8 @@ type session struct {
 	mu     sync.Mutex
 	find   *findOp
 	digest *digestOp
-	sign   *signOp
-	verify *verifyOp
+	sign   *messageOp
+	verify *messageOp
 }
 
 // OpenSession is C_OpenSession (section 5.6.1).
