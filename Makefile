@@ -10,6 +10,8 @@ libdir  ?= $(PREFIX)/lib
 datadir ?= $(PREFIX)/share
 mandir  ?= $(datadir)/man
 docdir  ?= $(datadir)/doc/icn-p11
+# A distribution's p11-kit reads /usr/share and /etc, whatever the prefix here.
+p11kitdir ?= $(if $(filter-out /usr,$(PREFIX)),/etc/pkcs11/modules,$(datadir)/p11-kit/modules)
 
 GO ?= go
 INSTALL ?= install
@@ -60,12 +62,12 @@ $(command): $(SOURCES)
 	$(GO) build -trimpath -o $@ -ldflags "-s -w -buildid= -X main.version=$(VERSION)" ./cmd/icn-p11
 
 install: all
-	$(INSTALL) -d '$(DESTDIR)$(libdir)/pkcs11' '$(DESTDIR)$(bindir)' '$(DESTDIR)$(datadir)/p11-kit/modules' '$(DESTDIR)$(docdir)'
+	$(INSTALL) -d '$(DESTDIR)$(libdir)/pkcs11' '$(DESTDIR)$(bindir)' '$(DESTDIR)$(p11kitdir)' '$(DESTDIR)$(docdir)'
 	$(INSTALL) -m 0644 $(module) '$(DESTDIR)$(libdir)/pkcs11/icn-p11.so.new'
 	mv -f '$(DESTDIR)$(libdir)/pkcs11/icn-p11.so.new' '$(DESTDIR)$(libdir)/pkcs11/icn-p11.so'
 	$(INSTALL) -m 0755 $(command) '$(DESTDIR)$(bindir)/icn-p11'
 	printf '# Ed25519 keys sealed to a TPM 2.0; see p11-kit.conf(5)\nmodule: %s\n' '$(abspath $(libdir))/pkcs11/icn-p11.so' \
-		> '$(DESTDIR)$(datadir)/p11-kit/modules/icn-p11.module'
+		> '$(DESTDIR)$(p11kitdir)/icn-p11.module'
 	$(INSTALL) -m 0644 icn-p11.conf.example '$(DESTDIR)$(docdir)/icn-p11.conf.example'
 	@set -e; for page in docs/man/*.[157]; do \
 		[ -e "$$page" ] || continue; \

@@ -45,6 +45,8 @@ type library struct {
 	store *sealstore.Store
 	pool  entropyPool
 
+	lockout lockoutCache
+
 	mu         sync.RWMutex // guards what follows; taken after a slot's and a session's lock
 	slots      map[SlotID]*slot
 	sessions   map[SessionHandle]*session

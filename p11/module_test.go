@@ -11,6 +11,7 @@ import (
 	"testing"
 
 	"github.com/InterCooperative-Network/icn-p11/internal/config"
+	"github.com/InterCooperative-Network/icn-p11/sealstore"
 	"github.com/InterCooperative-Network/icn-p11/sealstore/memseal"
 )
 
@@ -167,9 +168,9 @@ func TestKeyPairSignsAndVerifies(t *testing.T) {
 	}
 
 	msg := []byte("a message")
-	before := s.Count("Unseal")
+	before := s.Count(memseal.OpUnseal)
 	sig := sign(t, m, h, pure, priv, msg)
-	if n := s.Count("Unseal") - before; n != 1 {
+	if n := s.Count(memseal.OpUnseal) - before; n != 1 {
 		t.Errorf("one signature took %d unseals", n)
 	}
 	if !ed25519.Verify(point[2:], msg, sig) {
@@ -409,11 +410,11 @@ func TestAutoLock(t *testing.T) {
 	_, priv, err := m.GenerateKeyPair(h, keygen, pubTemplate, privTemplate)
 	must(t, err)
 	sign(t, m, h, pure, priv, nil)
-	before := s.Count("Unseal")
+	before := s.Count(memseal.OpUnseal)
 	for range 10 {
 		sign(t, m, h, pure, priv, nil)
 	}
-	if n := s.Count("Unseal") - before; n != 0 {
+	if n := s.Count(memseal.OpUnseal) - before; n != 0 {
 		t.Errorf("%d unseals while unlocked", n)
 	}
 	keys := &m.lib.Load().slots[0].keys
@@ -477,6 +478,36 @@ func TestReinitDestroysObjects(t *testing.T) {
 	want(t, CKR_USER_PIN_NOT_INITIALIZED, m.Login(h, CKU_USER, []byte(userPIN)))
 	if n := len(find(t, m, h)); n != 0 {
 		t.Errorf("%d objects survived", n)
+	}
+}
+
+// Tokens can be listed while the TPM hangs, and it is asked once for all of them.
+func TestHangingTPMDelaysListingOnce(t *testing.T) {
+	m, s := start(t, nil)
+	for i := range 4 {
+		must(t, m.InitToken(SlotID(i), []byte(soPIN), label("test")))
+		_, err := m.GetSlotList(false, nil, true)
+		must(t, err)
+	}
+	hang := make(chan struct{})
+	s.Fail(func(op memseal.Op) error {
+		if op == memseal.OpLockout {
+			<-hang
+			return sealstore.ErrUnavailable
+		}
+		return nil
+	})
+	before := s.Count(memseal.OpLockout)
+	for i := range 4 {
+		info, err := m.GetTokenInfo(SlotID(i))
+		must(t, err)
+		if info.Flags&CKF_TOKEN_INITIALIZED == 0 {
+			t.Errorf("slot %d: flags %x", i, info.Flags)
+		}
+	}
+	close(hang)
+	if n := s.Count(memseal.OpLockout) - before; n > 1 {
+		t.Errorf("%d questions to a TPM that does not answer", n)
 	}
 }
 

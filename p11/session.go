@@ -249,7 +249,7 @@ func (m *Module) Login(h SessionHandle, user UserType, pin []byte) error {
 		return CKR_SESSION_READ_ONLY_EXISTS
 	}
 	err = s.token.Login(role, pin)
-	s.lockout.forget()
+	l.lockout.forget()
 	if err != nil {
 		return l.pinError("login", s, err)
 	}
@@ -283,7 +283,7 @@ func (l *library) contextLogin(sess *session, pin []byte) error {
 		return CKR_USER_NOT_LOGGED_IN
 	}
 	err := s.token.Login(sealstore.User, pin)
-	s.lockout.forget()
+	l.lockout.forget()
 	if err != nil {
 		return l.pinError("login for one operation", s, err)
 	}
@@ -376,6 +376,6 @@ func (m *Module) SetPIN(h SessionHandle, old, new []byte) error {
 		role = sealstore.SO
 	}
 	err = s.token.SetPIN(role, old, new)
-	s.lockout.forget()
+	l.lockout.forget()
 	return l.fail("changing a PIN", s.serial, err)
 }

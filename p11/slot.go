@@ -23,8 +23,6 @@ type slot struct {
 	user   loginState
 	objs   objects // guarded by library.mu
 	keys   keyring
-
-	lockout lockoutCache
 }
 
 type loginState int
@@ -135,7 +133,8 @@ func (m *Module) GetSlotList(tokenPresent bool, out []SlotID, query bool) (int, 
 	defer l.leave()
 	if query {
 		if err := l.refreshSlots(); err != nil {
-			return 0, l.fail("listing tokens", "", err)
+			// The free slot and the tokens known so far are still true.
+			l.log.Error("tokens cannot be listed", "error", err)
 		}
 	}
 	l.mu.RLock()
@@ -216,7 +215,7 @@ func (m *Module) GetTokenInfo(id SlotID) (TokenInfo, error) {
 	if t.UserPIN {
 		info.Flags |= CKF_USER_PIN_INITIALIZED
 	}
-	info.Flags |= s.lockout.flags(l.tpm)
+	info.Flags |= l.lockout.flags(l.tpm)
 	l.mu.RLock()
 	for _, sess := range l.sessions {
 		if sess.slot == s {
@@ -231,58 +230,65 @@ func (m *Module) GetTokenInfo(id SlotID) (TokenInfo, error) {
 }
 
 // lockoutCache asks the TPM for its dictionary-attack counters at most once a
-// second, and lets nobody who only lists tokens wait for a TPM that hangs.
+// second, for all its tokens, and lets nobody who only lists wait for a TPM
+// that hangs: a question that was not answered is not put again for a while.
 type lockoutCache struct {
 	mu      sync.Mutex
-	asked   time.Time
+	until   time.Time // the flag may be told until then without asking
 	flag    uint
-	pending chan struct{}
+	asked   time.Time
+	pending chan struct{} // closed when the question under way is answered; nil: none is
+	stale   bool          // a PIN was tried since that question was put
 }
 
 const (
-	lockoutFresh = time.Second
-	lockoutWait  = 500 * time.Millisecond
+	lockoutFresh  = time.Second
+	lockoutFailed = 10 * time.Second
+	lockoutWait   = 500 * time.Millisecond
 )
 
 func (c *lockoutCache) flags(s sealstore.Sealer) uint {
 	c.mu.Lock()
-	if c.pending == nil && time.Since(c.asked) < lockoutFresh {
-		defer c.mu.Unlock()
-		return c.flag
-	}
+	defer c.mu.Unlock()
 	if c.pending == nil {
-		done := make(chan struct{})
-		c.pending = done
-		go func() {
-			state, err := s.Lockout()
-			c.mu.Lock()
-			defer c.mu.Unlock()
-			c.flag = 0
-			if err == nil {
-				c.flag = pinFlags(state)
-			}
-			c.asked = time.Now()
-			c.pending = nil
-			close(done)
-		}()
+		if time.Now().Before(c.until) {
+			return c.flag
+		}
+		c.asked = time.Now()
+		c.pending = make(chan struct{})
+		go c.ask(s, c.pending)
 	}
-	wait := c.pending
+	done, wait := c.pending, time.Until(c.asked.Add(lockoutWait))
 	c.mu.Unlock()
-	timer := time.NewTimer(lockoutWait)
-	defer timer.Stop()
+	timer := time.NewTimer(wait)
 	select {
-	case <-wait:
+	case <-done:
 	case <-timer.C:
 	}
+	timer.Stop()
+	c.mu.Lock()
+	return c.flag
+}
+
+func (c *lockoutCache) ask(s sealstore.Sealer, done chan struct{}) {
+	state, err := s.Lockout()
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return c.flag
+	c.flag, c.until = 0, time.Now().Add(lockoutFailed)
+	if err == nil {
+		c.flag, c.until = pinFlags(state), time.Now().Add(lockoutFresh)
+	}
+	if c.stale {
+		c.until, c.stale = time.Time{}, false
+	}
+	c.pending = nil
+	close(done)
 }
 
 // forget makes the next question go to the TPM: a PIN was just tried.
 func (c *lockoutCache) forget() {
 	c.mu.Lock()
-	c.asked = time.Time{}
+	c.until, c.stale = time.Time{}, c.pending != nil
 	c.mu.Unlock()
 }
 
@@ -350,7 +356,7 @@ func (m *Module) InitToken(id SlotID, pin []byte, label [32]byte) error {
 		return nil
 	}
 	_, err = l.store.Reinit(s.serial, name, pin)
-	s.lockout.forget()
+	l.lockout.forget()
 	if err != nil {
 		return l.pinError("making a token anew", s, err)
 	}
