@@ -393,35 +393,35 @@ func (s *Store) verifySeal(parent []byte, b Blob, auth []byte, want *keyring) er
 	return nil
 }
 
-// build writes a complete token under a temporary name.
-func (s *Store) build(f *tokenFile) (temp string, err error) {
-	temp = filepath.Join(s.tokensDir(), tempName())
+// build writes a complete token under a temporary name, or nothing.
+func (s *Store) build(f *tokenFile) (string, error) {
+	temp := filepath.Join(s.tokensDir(), tempName())
 	if err := os.Mkdir(temp, 0o700); err != nil {
 		return "", writeError(temp, err)
 	}
-	defer func() {
-		if err != nil {
-			os.RemoveAll(temp)
-		}
-	}()
-	objects := filepath.Join(temp, objectsName)
-	if err := os.Mkdir(objects, 0o700); err != nil {
-		return "", writeError(objects, err)
-	}
-	l, err := os.OpenFile(filepath.Join(temp, lockName), os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
-	if err != nil {
+	if err := fillDir(temp, f); err != nil {
+		os.RemoveAll(temp)
 		return "", writeError(temp, err)
-	}
-	if err := l.Close(); err != nil {
-		return "", writeError(temp, err)
-	}
-	if err := writeFile(temp, tokenName, f.encode(), false); err != nil {
-		return "", writeError(temp, err)
-	}
-	if err := syncDir(objects); err != nil {
-		return "", writeError(objects, err)
 	}
 	return temp, nil
+}
+
+func fillDir(dir string, f *tokenFile) error {
+	objects := filepath.Join(dir, objectsName)
+	if err := os.Mkdir(objects, 0o700); err != nil {
+		return err
+	}
+	l, err := os.OpenFile(filepath.Join(dir, lockName), os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	if err != nil {
+		return err
+	}
+	if err := l.Close(); err != nil {
+		return err
+	}
+	if err := writeFile(dir, tokenName, f.encode(), false); err != nil {
+		return err
+	}
+	return syncDir(objects)
 }
 
 // Reinit makes a token anew in its place: same serial number, slot and SO PIN,

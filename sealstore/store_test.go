@@ -453,6 +453,10 @@ func TestFull(t *testing.T) {
 		if err := act(); !errors.Is(err, sealstore.ErrFull) {
 			t.Errorf("%s: %v", name, err)
 		}
+		// At once, and not only by the next writer: the disk is full.
+		if left, _ := filepath.Glob(filepath.Join(dir, "tokens", ".tmp-*")); len(left) != 0 {
+			t.Errorf("%s leaves %v behind", name, left)
+		}
 	}
 	tok.Logout()
 	must(t, tok.Login(sealstore.User, sealtest.UserPIN))
