@@ -6,6 +6,8 @@ import (
 	"io/fs"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/InterCooperative-Network/icn-p11/internal/advice"
 )
 
 // Errors of the store; all are wrapped, with the path and what to do about it
@@ -35,28 +37,50 @@ var (
 
 // readError describes a failure to read path.
 func readError(path string, err error) error {
+	err = reason(err)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
 		return fmt.Errorf("%s: %w", path, ErrNotFound)
 	case errors.Is(err, fs.ErrPermission):
-		return fmt.Errorf("%s: %w: the store's files belong to the user that made them; check owner and mode", path, err)
+		return advice.With(fmt.Errorf("%s: %w", path, err), accessAdvice(path))
+	case errors.Is(err, unix.ENOTDIR):
+		return notDirectory(path, err)
 	}
 	return fmt.Errorf("reading %s: %w", path, err)
 }
 
 // writeError describes a failure to write path.
 func writeError(path string, err error) error {
+	err = reason(err)
 	switch {
 	case errors.Is(err, unix.EROFS):
-		return fmt.Errorf("%s: %w: %w: mount the file system read-write or set sealed_blob_dir", path, ErrReadOnly, err)
+		return advice.With(fmt.Errorf("%s: %w: %w", path, ErrReadOnly, err), "mount the file system read-write or set sealed_blob_dir")
 	case errors.Is(err, fs.ErrPermission):
-		return fmt.Errorf("%s: %w: %w: check owner and mode of the store's directories", path, ErrReadOnly, err)
+		return advice.With(fmt.Errorf("%s: %w: %w", path, ErrReadOnly, err), accessAdvice(path))
 	case errors.Is(err, unix.ENOSPC):
-		return fmt.Errorf("%s: %w: %w: free some space and try again; nothing was stored", path, ErrFull, err)
+		return advice.With(fmt.Errorf("%s: %w: %w", path, ErrFull, err), "free some space and try again; nothing was stored")
 	case errors.Is(err, unix.EDQUOT):
-		return fmt.Errorf("%s: %w: %w: raise the quota or free some space; nothing was stored", path, ErrFull, err)
+		return advice.With(fmt.Errorf("%s: %w: %w", path, ErrFull, err), "raise the quota or free some space; nothing was stored")
 	case errors.Is(err, fs.ErrNotExist):
 		return fmt.Errorf("%s: %w", path, ErrNotFound)
+	case errors.Is(err, unix.ENOTDIR):
+		return notDirectory(path, err)
 	}
 	return fmt.Errorf("writing %s: %w", path, err)
+}
+
+// notDirectory names the part of a path that is a file.
+func notDirectory(path string, err error) error {
+	if p, st, e := existing(path); e == nil && !st.IsDir() {
+		path = p
+	}
+	return advice.With(fmt.Errorf("%s: %w", path, err), "set sealed_blob_dir to a directory")
+}
+
+// reason leaves out the path, which the message names already.
+func reason(err error) error {
+	if p, ok := err.(*fs.PathError); ok {
+		return p.Err
+	}
+	return err
 }

@@ -135,11 +135,15 @@ func (s *Store) scan() (tokens []TokenInfo, free uint32, err error) {
 	if err != nil {
 		return nil, 0, readError(s.tokensDir(), err)
 	}
+	s.expose(s.dir)
+	s.expose(s.tokensDir())
 	var out []TokenInfo
 	for _, n := range names {
 		if !validSerial(n) {
 			continue
 		}
+		s.expose(s.tokenDir(n))
+		s.expose(filepath.Join(s.tokenDir(n), objectsName))
 		f, id, err := readToken(s.tokenDir(n), n)
 		if f != nil {
 			free = max(free, f.Slot+1)
@@ -273,6 +277,9 @@ func (s *Store) create(p InitParams) (TokenInfo, error) {
 		return TokenInfo{}, err
 	}
 	// What cannot work shall fail before the TPM is troubled.
+	if err := s.ours(); err != nil {
+		return TokenInfo{}, err
+	}
 	if err := makeDir(s.tokensDir()); err != nil {
 		return TokenInfo{}, writeError(s.tokensDir(), err)
 	}
@@ -310,6 +317,9 @@ func (s *Store) create(p InitParams) (TokenInfo, error) {
 
 // lock takes the lock under which tokens are made.
 func (s *Store) lock() (*fileLock, error) {
+	if err := s.ours(); err != nil {
+		return nil, err
+	}
 	path := filepath.Join(s.dir, lockName)
 	l, err := lock(path)
 	if err != nil {

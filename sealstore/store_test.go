@@ -41,6 +41,7 @@ func (j *journal) lines() int {
 // newToken makes a token with both PINs in dir and logs the user in.
 func newToken(t *testing.T, dir string) (*sealstore.Store, *sealstore.Token, *memseal.Sealer, *journal) {
 	t.Helper()
+	must(t, os.Chmod(dir, 0o700))
 	dev, j := memseal.New(), new(journal)
 	st := sealstore.Open(dir, dev, slog.New(slog.NewTextHandler(j, nil)))
 	t.Cleanup(st.Close)
@@ -305,6 +306,9 @@ func TestSameSlot(t *testing.T) {
 	_, other, _, _ := newToken(t, b)
 	from := tokenPath(t, b, other)
 	must(t, os.CopyFS(filepath.Join(a, "tokens", filepath.Base(from)), os.DirFS(from)))
+	for _, d := range []string{"", "objects"} { // which CopyFS opens to all
+		must(t, os.Chmod(filepath.Join(a, "tokens", filepath.Base(from), d), 0o700))
+	}
 	list, err := st.Tokens()
 	must(t, err)
 	if len(list) != 1 {

@@ -66,6 +66,9 @@ func (t *Token) Info() (TokenInfo, error) {
 
 // lock takes the lock under which the token's files are written.
 func (t *Token) lock() (*fileLock, error) {
+	if err := t.store.ours(); err != nil {
+		return nil, err
+	}
 	path := filepath.Join(t.path, lockName)
 	l, err := lock(path)
 	if err != nil {
