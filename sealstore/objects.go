@@ -46,9 +46,15 @@ type entry struct {
 // logged in, by ID. Files that have not changed are not read again. Damaged
 // ones are logged once and left out.
 func (t *Token) Objects() ([]Object, error) {
+	out, _, err := t.scan()
+	return out, err
+}
+
+// scan lists the objects, and the files that should be objects and are not.
+func (t *Token) scan() (out []Object, left []Damage, err error) {
 	v, err := t.begin(true)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	defer v.end()
 	t.cache.Lock()
@@ -56,18 +62,18 @@ func (t *Token) Objects() ([]Object, error) {
 	dir, err := v.objects()
 	if errors.Is(err, ErrNotFound) {
 		t.objects = nil
-		return nil, nil
+		return nil, []Damage{{filepath.Join(t.path, objectsName), err}}, nil
 	}
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	defer dir.Close()
 	names, err := list(dir)
 	if err != nil {
-		return nil, readError(dir.Name(), err)
+		return nil, nil, readError(dir.Name(), err)
 	}
 	seen := make(map[ID]bool, len(names))
-	out := make([]Object, 0, len(names))
+	out = make([]Object, 0, len(names))
 	for _, n := range names {
 		id, ok := parseID(n)
 		if !ok {
@@ -81,7 +87,11 @@ func (t *Token) Objects() ([]Object, error) {
 			continue
 		}
 		seen[id] = true
-		if err != nil || !e.open {
+		if err != nil {
+			left = append(left, Damage{filepath.Join(dir.Name(), n), err})
+			continue
+		}
+		if !e.open {
 			continue
 		}
 		if o := v.object(id, e); !o.Private || v.userIn() {
@@ -95,7 +105,8 @@ func (t *Token) Objects() ([]Object, error) {
 		}
 	}
 	slices.SortFunc(out, func(a, b Object) int { return bytes.Compare(a.ID[:], b.ID[:]) })
-	return out, nil
+	slices.SortFunc(left, func(a, b Damage) int { return strings.Compare(a.Path, b.Path) })
+	return out, left, nil
 }
 
 func (v *view) userIn() bool { return v.t.root != nil && v.t.role == User }

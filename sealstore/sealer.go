@@ -42,6 +42,8 @@ type Lockout struct {
 //
 // parent is always the Name that was recorded when the token was created; an
 // operation fails with ErrParent if the storage root key has another Name now.
+// A blob that is refused under the right Name is therefore damaged: it is not
+// of another TPM.
 type Sealer interface {
 	// Parent returns the Name of the storage root key in use, 34 bytes: the
 	// algorithm identifier of SHA-256 and a digest (Part 1, 16).
@@ -55,6 +57,11 @@ type Sealer interface {
 	// if auth is wrong, with ErrLockout if the TPM accepts no tries at present,
 	// with ErrBlob if the TPM refuses to load b.
 	Unseal(parent []byte, b Blob, auth []byte, dst []byte) (n int, err error)
+
+	// TryLoad finds out without an authorisation value whether the TPM still
+	// takes b, which it does not if a bit of it has changed. It counts as no
+	// try. Fails with ErrBlob if the TPM refuses to load b.
+	TryLoad(parent []byte, b Blob) error
 
 	// ChangeAuth returns b with another authorisation value. b itself stays
 	// valid under the old one: whoever stores the result has to destroy b.
@@ -84,6 +91,6 @@ var (
 	ErrUnavailable = errors.New("the TPM cannot be reached")
 	// ErrParent: the storage root key is not the one the token was made under.
 	ErrParent = errors.New("the TPM's storage root key is not the one this token was sealed under")
-	// ErrBlob: the TPM refuses the sealed blob.
-	ErrBlob = errors.New("the TPM refuses the sealed blob: it is damaged or belongs to another TPM")
+	// ErrBlob: the TPM refuses the sealed blob, which is damaged.
+	ErrBlob = errors.New("damaged: the TPM refuses the sealed blob")
 )

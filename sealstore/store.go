@@ -25,6 +25,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/InterCooperative-Network/icn-p11/internal/advice"
 	"github.com/InterCooperative-Network/icn-p11/internal/secmem"
 )
 
@@ -113,31 +114,42 @@ func (f *tokenFile) info() TokenInfo {
 }
 
 // Tokens lists the tokens by slot number. It sends nothing to the Sealer and
-// writes nothing. A damaged token is logged and left out.
+// writes nothing. A token that cannot be used is logged and left out.
 func (s *Store) Tokens() ([]TokenInfo, error) {
-	tokens, _, err := s.scan()
-	return tokens, err
+	c, err := s.scan()
+	return c.tokens, err
 }
 
-// scan lists the tokens and returns the lowest slot number above all of them,
-// damaged ones included as far as they still tell theirs: it is theirs again
-// when somebody restores the file.
-func (s *Store) scan() (tokens []TokenInfo, free uint32, err error) {
+// census is what a store holds.
+type census struct {
+	tokens []TokenInfo
+	left   []LeftOut
+	// free is the lowest slot number above those of all tokens, left out or
+	// not, as far as they still tell theirs: it is theirs again when somebody
+	// restores the file.
+	free uint32
+}
+
+func (s *Store) scan() (c census, err error) {
 	dir, err := openDir(unix.AT_FDCWD, s.tokensDir(), s.tokensDir())
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil, 0, nil
+		return c, nil
 	}
 	if err != nil {
-		return nil, 0, readError(s.tokensDir(), err)
+		return c, readError(s.tokensDir(), err)
 	}
 	defer dir.Close()
 	names, err := list(dir)
 	if err != nil {
-		return nil, 0, readError(s.tokensDir(), err)
+		return c, readError(s.tokensDir(), err)
 	}
 	s.expose(s.dir)
 	s.expose(s.tokensDir())
-	var out []TokenInfo
+	leave := func(serial string, id fileID, err error) {
+		path := filepath.Join(s.tokenDir(serial), tokenName)
+		s.report(path, id, "token left out", err)
+		c.left = append(c.left, LeftOut{serial, Damage{path, err}})
+	}
 	for _, n := range names {
 		if !validSerial(n) {
 			continue
@@ -146,18 +158,18 @@ func (s *Store) scan() (tokens []TokenInfo, free uint32, err error) {
 		s.expose(filepath.Join(s.tokenDir(n), objectsName))
 		f, id, err := readToken(s.tokenDir(n), n)
 		if f != nil {
-			free = max(free, f.Slot+1)
+			c.free = max(c.free, f.Slot+1)
 		}
 		if err != nil {
 			// A token that was removed since the listing is no news.
 			if _, e := os.Lstat(s.tokenDir(n)); e == nil {
-				s.report(filepath.Join(s.tokenDir(n), tokenName), id, "token left out", err)
+				leave(n, id, err)
 			}
 			continue
 		}
-		out = append(out, f.info())
+		c.tokens = append(c.tokens, f.info())
 	}
-	slices.SortFunc(out, func(a, b TokenInfo) int {
+	slices.SortFunc(c.tokens, func(a, b TokenInfo) int {
 		if a.Slot != b.Slot {
 			return int(int64(a.Slot) - int64(b.Slot))
 		}
@@ -168,14 +180,18 @@ func (s *Store) scan() (tokens []TokenInfo, free uint32, err error) {
 	})
 	// A token copied in from elsewhere may claim a slot that is in use. A slot
 	// number stands for one identity, and the older one had it first.
-	return slices.CompactFunc(out, func(a, b TokenInfo) bool {
-		if a.Slot != b.Slot {
-			return false
+	tokens := c.tokens[:0]
+	for _, t := range c.tokens {
+		if n := len(tokens); n > 0 && tokens[n-1].Slot == t.Slot {
+			leave(t.Serial, fileID{}, advice.With(fmt.Errorf("%s: %w: slot %d is that of token %s",
+				s.tokenDir(t.Serial), ErrSlotTaken, t.Slot, tokens[n-1].Serial), "keep them in stores of their own"))
+			continue
 		}
-		s.report(filepath.Join(s.tokenDir(b.Serial), tokenName), fileID{},
-			"token left out", fmt.Errorf("its slot %d is that of token %s; keep them in stores of their own", b.Slot, a.Serial))
-		return true
-	}), free, nil
+		tokens = append(tokens, t)
+	}
+	c.tokens = tokens
+	slices.SortFunc(c.left, func(a, b LeftOut) int { return strings.Compare(a.Serial, b.Serial) })
+	return c, nil
 }
 
 // report logs a damaged file once for each version of it.
@@ -191,11 +207,11 @@ func (s *Store) report(path string, id fileID, what string, err error) {
 
 // FreeSlot returns the slot number that the next token gets.
 func (s *Store) FreeSlot() (uint32, error) {
-	_, free, err := s.scan()
-	if err == nil && free > maxSlot {
+	c, err := s.scan()
+	if err == nil && c.free > maxSlot {
 		err = fmt.Errorf("%s: no slot number is left", s.dir)
 	}
-	return free, err
+	return c.free, err
 }
 
 // Token returns the token with a serial number, the same one each time.

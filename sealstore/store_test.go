@@ -317,6 +317,11 @@ func TestSameSlot(t *testing.T) {
 	if j.lines() != 1 {
 		t.Errorf("%d lines in the log", j.lines())
 	}
+	left, err := st.LeftOut()
+	must(t, err)
+	if len(left) != 1 || left[0].Serial == list[0].Serial || !errors.Is(left[0].Err, sealstore.ErrSlotTaken) || errors.Is(left[0].Err, sealstore.ErrIntegrity) {
+		t.Errorf("%+v", left)
+	}
 }
 
 // TestWithoutRenameat2: the store also works where directories cannot be

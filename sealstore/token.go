@@ -203,6 +203,7 @@ func (t *Token) unsealRing(f *tokenFile, b Blob, auth []byte, private bool) (*ke
 		return nil, err
 	}
 	n, err := t.store.sealer.Unseal(f.Parent, b, auth, k.secret())
+	err = t.store.parentDamage(f, err)
 	if err == nil && n != secretSize {
 		err = fmt.Errorf("%w: the seal holds %d bytes, not %d", ErrIntegrity, n, secretSize)
 	}

@@ -594,6 +594,14 @@ func (t *TPM) Unseal(parent []byte, b sealstore.Blob, auth []byte, dst []byte) (
 	return n, err
 }
 
+// TryLoad implements sealstore.Sealer with TPM2_Load.
+func (t *TPM) TryLoad(parent []byte, b sealstore.Blob) error {
+	return t.do("loading a sealed object", func() error {
+		_, _, err := t.load(parent, b)
+		return err
+	})
+}
+
 // ChangeAuth implements sealstore.Sealer with TPM2_ObjectChangeAuth.
 func (t *TPM) ChangeAuth(parent []byte, b sealstore.Blob, oldAuth, newAuth []byte) (changed sealstore.Blob, err error) {
 	if err := errors.Join(checkAuth(oldAuth), checkAuth(newAuth)); err != nil {

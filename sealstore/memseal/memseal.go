@@ -27,6 +27,7 @@ const (
 	OpParent     Op = "Parent"
 	OpSeal       Op = "Seal"
 	OpUnseal     Op = "Unseal"
+	OpTryLoad    Op = "TryLoad"
 	OpChangeAuth Op = "ChangeAuth"
 	OpRandom     Op = "Random"
 	OpLockout    Op = "Lockout"
@@ -214,7 +215,20 @@ func (s *Sealer) ChangeAuth(parent []byte, b sealstore.Blob, oldAuth, newAuth []
 	return s.wrap(bytes.Clone(b.Public), newAuth, secret)
 }
 
-func (s *Sealer) unwrap(parent []byte, b sealstore.Blob, auth []byte) ([]byte, error) {
+// TryLoad implements sealstore.Sealer.
+func (s *Sealer) TryLoad(parent []byte, b sealstore.Blob) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if err := s.begin(OpTryLoad); err != nil {
+		return err
+	}
+	plain, err := s.load(parent, b)
+	clear(plain)
+	return err
+}
+
+// load gives the authorisation value, behind its length, and the secret.
+func (s *Sealer) load(parent []byte, b sealstore.Blob) ([]byte, error) {
 	if err := s.checkParent(parent); err != nil {
 		return nil, err
 	}
@@ -225,6 +239,14 @@ func (s *Sealer) unwrap(parent []byte, b sealstore.Blob, auth []byte) ([]byte, e
 	plain, err := s.aead.Open(nil, b.Private[:n], b.Private[n:], append(bytes.Clone(s.parent), b.Public...))
 	if err != nil {
 		return nil, fmt.Errorf("memseal: %w", sealstore.ErrBlob)
+	}
+	return plain, nil
+}
+
+func (s *Sealer) unwrap(parent []byte, b sealstore.Blob, auth []byte) ([]byte, error) {
+	plain, err := s.load(parent, b)
+	if err != nil {
+		return nil, err
 	}
 	counts := b.Public[len(magic)] == 1
 	if counts && s.tries >= MaxTries {

@@ -49,6 +49,7 @@ func (s Suite) Run(t *testing.T) {
 		{"Objects", objects},
 		{"TwoProcesses", twoStores},
 		{"Swapped", swapped},
+		{"Damage", damage},
 		{"ForeignMachine", foreign},
 		{"Reinit", reinit},
 		{"Goroutines", goroutines},
@@ -542,6 +543,10 @@ func foreign(t *testing.T, f *fixture) {
 	fails(t, stolen.Login(sealstore.User, UserPIN), sealstore.ErrParent)
 	_, err = stolen.Objects()
 	fails(t, err, sealstore.ErrParent)
+	found, err := stolen.Check()
+	if fails(t, err, sealstore.ErrParent); len(found) != 0 {
+		t.Error("of another machine, and not damaged:", found)
+	}
 	fails(t, stolen.SetPIN(sealstore.SO, SOPIN, UserPIN), sealstore.ErrParent)
 }
 

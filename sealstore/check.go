@@ -1,0 +1,147 @@
+package sealstore
+
+import (
+	"errors"
+	"fmt"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// Damage is a file that cannot be used, or not in full. Err is ErrIntegrity or
+// ErrBlob if its content is damaged, and ErrNotFound if it is missing; any
+// other error, as of permissions, says nothing about the content.
+type Damage struct {
+	Path string
+	Err  error // names the path and the cause
+}
+
+// LeftOut is a token that Tokens leaves out. Besides what a Damage can be, its
+// error is ErrSlotTaken where another token has the slot.
+type LeftOut struct {
+	Serial string
+	Damage
+}
+
+// LeftOut lists the tokens that Tokens leaves out, by serial number.
+func (s *Store) LeftOut() ([]LeftOut, error) {
+	c, err := s.scan()
+	return c.left, err
+}
+
+// LeftOut lists the files that Objects leaves out because they cannot be used.
+// Of private objects, only the user's login shows whether the content
+// authenticates.
+func (t *Token) LeftOut() ([]Damage, error) {
+	_, left, err := t.scan()
+	return left, err
+}
+
+// Check looks for all damage that can be found without a PIN: what LeftOut
+// lists, and seals that the TPM does not load any more. It finds no change of
+// the token file outside its seals; that file's MAC is checked at login.
+func (t *Token) Check() ([]Damage, error) {
+	f, _, err := readToken(t.path, t.serial)
+	if err != nil {
+		return nil, err
+	}
+	path := filepath.Join(t.path, tokenName)
+	var all []Damage
+	try := func(path, what string, b Blob) error {
+		err := t.store.parentDamage(f, t.store.sealer.TryLoad(f.Parent, b))
+		if errors.Is(err, ErrBlob) || errors.Is(err, ErrIntegrity) {
+			all = append(all, Damage{path, fmt.Errorf("%s: %s: %w", path, what, err)})
+			return nil
+		}
+		return err
+	}
+	if err := try(path, "the public secret", f.Public); err != nil {
+		return nil, err
+	}
+	public := len(all) == 0
+	if err := try(path, "the root secret under the SO PIN", f.SO.Blob); err != nil {
+		return nil, err
+	}
+	if f.User != nil {
+		if err := try(path, "the root secret under the user PIN", f.User.Blob); err != nil {
+			return nil, err
+		}
+	}
+	known := map[string]bool{}
+	if public {
+		left, err := t.LeftOut()
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, left...)
+		for _, d := range left {
+			known[d.Path] = true
+		}
+	}
+	seals, err := t.seals()
+	if err != nil {
+		return nil, err
+	}
+	for _, s := range seals {
+		if known[s.path] {
+			continue
+		}
+		if err := try(s.path, "its secret", s.blob); err != nil {
+			return nil, err
+		}
+	}
+	slices.SortStableFunc(all, func(a, b Damage) int { return strings.Compare(a.Path, b.Path) })
+	return all, nil
+}
+
+// parentDamage finds out whether ErrParent only means that the record of the
+// storage root key is damaged: under the key that is there, the seals load.
+func (s *Store) parentDamage(f *tokenFile, err error) error {
+	if !errors.Is(err, ErrParent) {
+		return err
+	}
+	if now, e := s.sealer.Parent(); e == nil && s.sealer.TryLoad(now, f.Public) == nil {
+		return fmt.Errorf("%w: the Name of the storage root key is not the one that the seals are under", ErrIntegrity)
+	}
+	return err
+}
+
+// objectSeal is the seal that an object's file carries.
+type objectSeal struct {
+	path string
+	blob Blob
+}
+
+// seals collects the seals of the objects, private ones too: a seal stands in
+// its file in the clear.
+func (t *Token) seals() ([]objectSeal, error) {
+	path := filepath.Join(t.path, objectsName)
+	dir, err := openDir(unix.AT_FDCWD, path, path)
+	if err != nil {
+		if err = readError(path, err); errors.Is(err, ErrNotFound) {
+			err = nil // LeftOut tells it
+		}
+		return nil, err
+	}
+	defer dir.Close()
+	names, err := list(dir)
+	if err != nil {
+		return nil, readError(path, err)
+	}
+	var out []objectSeal
+	for _, n := range names {
+		if _, ok := parseID(n); !ok {
+			continue
+		}
+		p, _, err := readAt(dir, n, maxObjectFile)
+		if err != nil {
+			continue // LeftOut tells it, or it was removed just now
+		}
+		if f, err := decodeObject(p); err == nil && f.sealed() {
+			out = append(out, objectSeal{filepath.Join(path, n), f.Seal})
+		}
+	}
+	return out, nil
+}
