@@ -67,9 +67,11 @@ grep -A 20 -E '^(icn-p11: |module: icn-p11)' "$dir/modules" | sed 's/^/    /'
 
 say "5. pkcs11-tool signs a file with the sealed key"
 echo "a message from $(uname -n)" >"$dir/message"
-printf '  $ pkcs11-tool --module icn-p11.so --token-label demo --login --sign --mechanism EDDSA --label icn-identity\n'
+# pkcs11-tool ignores --label when it signs (OpenSC issue 3635): the ID chooses the key.
+id=$("$command" show demo | sed -n 's/.*public key icn-identity, ID //p')
+printf '  $ pkcs11-tool --module icn-p11.so --token-label demo --login --sign --mechanism EDDSA --id %s\n' "$id"
 PIN=$(cat "$dir/pin") pkcs11-tool --module "$module" --token-label demo --login --pin env:PIN \
-    --sign --mechanism EDDSA --label icn-identity --input-file "$dir/message" --output-file "$dir/signature" 2>&1 | sed 's/^/    /'
+    --sign --mechanism EDDSA --id "$id" --input-file "$dir/message" --output-file "$dir/signature" 2>&1 | sed 's/^/    /'
 printf '    signature: '
 od -An -v -tx1 "$dir/signature" | tr -d ' \n' | fold -w 64 | sed '2,$s/^/               /'
 echo

@@ -9,7 +9,7 @@ build) ;;
 demo) need+=(swtpm opensc p11-kit openssl) ;;
 test) need+=(swtpm opensc p11-kit gnutls-bin openssl git) ;;
 lint) need+=(shellcheck git) ;;
-interop) need+=(swtpm debootstrap util-linux openssl curl) ;;
+interop) need+=(swtpm debootstrap util-linux openssl) ;;
 *)
     echo "usage: $0 build|demo|test|lint|interop" >&2
     exit 2

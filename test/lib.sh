@@ -56,14 +56,20 @@ EOF
     printf '%s\n' "$SO_PIN" >"$1/so-pin"
 }
 
-# attempt COMMAND...: runs it with its output in $WORK/out and gives its status;
-# a program has two minutes, a function bounds its own.
+# attempt COMMAND...: runs it with its output in $WORK/out and sets status;
+# a program has two minutes, a function bounds its own. A function fails at the
+# first of its commands that fails, so attempt itself, check and refuse must not
+# stand in a condition or before || or &&: there bash ignores set -e even in a
+# subshell that sets it anew.
 attempt() {
+    set +e
     if [ "$(type -t "$1")" = function ]; then
         (set -e; "$@") >"$WORK/out" 2>&1
     else
         timeout 120 "$@" >"$WORK/out" 2>&1
     fi
+    status=$?
+    set -e
 }
 
 # verdict NAME OK: counts, and shows the output of what went wrong.
@@ -82,7 +88,7 @@ verdict() {
 check() {
     local name=$1 status=0
     shift
-    attempt "$@" || status=$?
+    attempt "$@"
     verdict "$name" "$status"
 }
 
@@ -90,7 +96,7 @@ check() {
 refuse() {
     local name=$1 status=0
     shift
-    attempt "$@" || status=$?
+    attempt "$@"
     verdict "$name" "$((status == 0 || status >= 124))"
 }
 

@@ -30,7 +30,7 @@ else
 fi
 # SC2317 takes functions that a trap calls for unreachable.
 shellcheck -x -e SC2317 "${scripts[@]}" || fail "shellcheck"
-if install_tool govulncheck golang.org/x/vuln/cmd/govulncheck@latest; then
+if install_tool govulncheck golang.org/x/vuln/cmd/govulncheck@v1.9.0; then
     out=$("$tools/govulncheck" ./... 2>&1)
     case $? in
     0) echo "govulncheck: no known vulnerability is reached" ;;

@@ -13,6 +13,8 @@ output_has "the token" 'Label: t$'
 check "list all" p11 --login --list-all 'pkcs11:token=t'
 output_has "the key" 'EdDSA|Ed25519'
 check "generate" p11 --login --generate-privkey=ed25519 --label g 'pkcs11:token=t'
+# p11tool's default, SHA256, is no hash for EdDSA.
+check "p11tool --test-sign" p11 --login --test-sign --hash SHA512 'pkcs11:token=t;object=g;type=private'
 check "public key" p11 --login --export-pubkey --outfile "$WORK/g.pem" 'pkcs11:token=t;object=g;type=private'
 check "OpenSSL reads it" openssl pkey -pubin -in "$WORK/g.pem" -noout
 printf 'cn = "t"\nexpiration_days = 10\nsigning_key\n' >"$WORK/template"

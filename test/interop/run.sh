@@ -23,8 +23,17 @@ if [ "$(id -u)" != 0 ]; then
     echo "make interop needs root, for debootstrap and chroot" >&2
     exit 1
 fi
-# The stamp names what the root was made of, so that a change makes it anew.
-if [ "$(cat "$root/etc/icn-p11-root" 2>/dev/null)" != "$packages" ]; then
+# The stamp names what the root was made of, so that a change makes it anew, and
+# so does a root in which a program that the tests run no longer starts.
+# shellcheck disable=SC2016 # the shell inside expands its own arguments
+usable() {
+    [ "$(cat "$root/etc/icn-p11-root" 2>/dev/null)" = "$packages" ] &&
+        chroot "$root" /usr/bin/env PATH=/usr/sbin:/usr/bin:/sbin:/bin bash -c '
+            openssl version && nginx -v && swtpm --version && ip -V && p11tool --version &&
+            test -e /usr/lib/*/ossl-modules/pkcs11.so &&
+            command -v pkcs11-tool p11-kit certtool gnutls-serv gnutls-cli' >/dev/null 2>&1
+}
+if ! usable; then
     echo "making a Debian $suite root in $root"
     mkdir -p "$cache"
     new=$(mktemp -d "$cache/new-XXXXXX")
