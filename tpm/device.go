@@ -10,10 +10,21 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/InterCooperative-Network/icn-p11/internal/account"
+	"github.com/InterCooperative-Network/icn-p11/internal/advice"
 )
 
 // parseDevice reads a device_path.
 func parseDevice(s string) (opener, error) {
+	o, err := parseOpener(s)
+	if err != nil {
+		return nil, fmt.Errorf("device_path %q: %w", s, err)
+	}
+	return o, nil
+}
+
+func parseOpener(s string) (opener, error) {
 	kind, rest, _ := strings.Cut(s, ":")
 	switch {
 	case s == "":
@@ -22,49 +33,56 @@ func parseDevice(s string) (opener, error) {
 		return &device{s}, nil
 	case kind == "device" && strings.HasPrefix(rest, "/"):
 		return &device{rest}, nil
+	case kind == "device", strings.HasPrefix(s, "dev/"):
+		return nil, errors.New("the path of the device must be absolute")
 	case kind == "swtpm":
-		if o, err := parseSwtpm(rest); err == nil {
-			return o, nil
-		}
+		return parseSwtpm(rest)
 	}
-	return nil, fmt.Errorf("device_path %q: not /dev/tpmrm0, device:PATH, swtpm:path=PATH, swtpm:host=HOST,port=PORT or swtpm:HOST:PORT", s)
+	return nil, errors.New("not /dev/tpmrm0, device:PATH, swtpm:path=PATH, swtpm:host=HOST,port=PORT or swtpm:HOST:PORT")
 }
 
-func parseSwtpm(s string) (*swtpm, error) {
-	bad := errors.New("malformed")
+func parseSwtpm(s string) (opener, error) {
 	o := &swtpm{}
-	var host, port string
+	options := map[string]string{}
 	parts := strings.Split(s, ",")
 	if first := parts[0]; !strings.Contains(first, "=") {
-		var err error
-		if host, port, err = net.SplitHostPort(first); err != nil {
-			return nil, bad
+		host, port, err := net.SplitHostPort(first)
+		if err != nil {
+			return nil, errors.New("path=PATH, host=HOST,port=PORT or HOST:PORT is expected behind swtpm:")
 		}
+		options["host"], options["port"] = host, port
 		parts = parts[1:]
 	}
 	for _, part := range parts {
-		key, value, has := strings.Cut(part, "=")
-		switch {
-		case part == "exclusive":
+		if part == "exclusive" {
 			o.exclusive = true
-		case key == "path" && strings.HasPrefix(value, "/") && o.address == "":
-			o.network, o.address = "unix", value
-		case key == "host" && has && host == "":
-			host = value
-		case key == "port" && has && port == "":
-			port = value
-		default:
-			return nil, bad
+			continue
 		}
+		key, value, _ := strings.Cut(part, "=")
+		switch _, twice := options[key]; {
+		case key != "path" && key != "host" && key != "port":
+			return nil, fmt.Errorf("unknown option %q", part)
+		case twice:
+			return nil, fmt.Errorf("%s is given twice", key)
+		}
+		options[key] = value
 	}
-	if o.address != "" {
-		if host != "" || port != "" {
-			return nil, bad
+	if path, ok := options["path"]; ok {
+		switch {
+		case len(options) > 1:
+			return nil, errors.New("path excludes host and port")
+		case !strings.HasPrefix(path, "/"):
+			return nil, errors.New("the path of the socket must be absolute")
 		}
+		o.network, o.address = "unix", path
 		return o, nil
 	}
-	if n, err := strconv.ParseUint(port, 10, 16); err != nil || n == 0 || host == "" {
-		return nil, bad
+	host, port := options["host"], options["port"]
+	if host == "" {
+		return nil, errors.New("the host is missing")
+	}
+	if n, err := strconv.ParseUint(port, 10, 16); err != nil || n == 0 {
+		return nil, errors.New("a port between 1 and 65535 is expected")
 	}
 	o.network, o.address = "tcp", net.JoinHostPort(host, port)
 	return o, nil
@@ -107,7 +125,7 @@ func (d *device) open(timeout time.Duration) (conn, error) {
 			var st unix.Stat_t
 			if err := unix.Fstat(fd, &st); err != nil || st.Mode&unix.S_IFMT != unix.S_IFCHR {
 				unix.Close(fd)
-				return nil, &lostError{fmt.Errorf("%s is not a device; correct device_path", path), false}
+				return nil, &lostError{advice.With(fmt.Errorf("%s is not a device", path), "correct device_path"), false}
 			}
 			return &charDevice{fd, path}, nil
 		}
@@ -115,18 +133,44 @@ func (d *device) open(timeout time.Duration) (conn, error) {
 			time.Sleep(10 * time.Millisecond)
 			continue
 		}
-		switch {
-		case errors.Is(err, unix.EBUSY):
-			err = fmt.Errorf("%s is in use by another program: use %s, which can be shared", path, managerPath)
-		case errors.Is(err, unix.ENOENT):
-			err = fmt.Errorf("%s does not exist: switch the TPM on in the firmware, or set device_path", path)
-		case errors.Is(err, unix.EACCES), errors.Is(err, unix.EPERM):
-			err = fmt.Errorf("permission denied on %s: add the user to group tss", path)
-		default:
-			err = fmt.Errorf("%s: %w", path, err)
-		}
-		return nil, &lostError{err, false}
+		return nil, &lostError{d.openError(path, err), false}
 	}
+}
+
+// openError says why the device cannot be opened, and what to do about it.
+func (d *device) openError(path string, err error) error {
+	switch {
+	case errors.Is(err, unix.EBUSY):
+		return advice.With(fmt.Errorf("%s is in use by another program", path), "use "+managerPath+", which can be shared")
+	case errors.Is(err, unix.ENOENT), errors.Is(err, unix.ENOTDIR):
+		cure := "switch the TPM (PTT, fTPM) on in the firmware; in a virtual machine add one"
+		if d.path != "" {
+			cure = "correct device_path; " + cure
+		} else {
+			cure += "; or set device_path"
+		}
+		return advice.With(fmt.Errorf("%s does not exist", path), cure)
+	case errors.Is(err, unix.EACCES), errors.Is(err, unix.EPERM):
+		return d.denied(path)
+	}
+	return fmt.Errorf("%s: %w", path, err)
+}
+
+// denied names the group that has access, which is tss only where the udev
+// rules of tpm-udev are in effect.
+func (d *device) denied(path string) error {
+	user := account.UserName(uint32(os.Geteuid()))
+	var st unix.Stat_t
+	if err := unix.Stat(path, &st); err != nil {
+		return advice.With(fmt.Errorf("permission denied on %s", path), "let "+user+" search the directories above it")
+	}
+	group, mode := account.GroupName(st.Gid), st.Mode&0o777
+	if mode&0o060 == 0o060 && st.Gid != 0 {
+		return advice.With(fmt.Errorf("permission denied on %s: %s is not in group %s", path, user, group),
+			fmt.Sprintf("usermod -aG %s %s, then log in again or restart the service", group, user))
+	}
+	return advice.With(fmt.Errorf("permission denied on %s: it belongs to %s and group %s, with mode %04o", path, account.UserName(st.Uid), group, mode),
+		fmt.Sprintf("give it to a group that may read and write it (the udev rules of tpm-udev take tss), and %s to that group", user))
 }
 
 type charDevice struct {

@@ -10,6 +10,8 @@ import (
 	"os"
 	"syscall"
 	"time"
+
+	"github.com/InterCooperative-Network/icn-p11/internal/advice"
 )
 
 // swtpm is a software TPM: bare frames over a Unix or TCP socket. It serves
@@ -51,18 +53,27 @@ func (s *swtpm) open(timeout time.Duration) (conn, error) {
 			limit = restartWait
 		}
 		if time.Since(start) >= limit {
-			switch {
-			case errors.Is(err, os.ErrNotExist), errors.Is(err, syscall.ECONNREFUSED):
-				err = fmt.Errorf("%w: start swtpm there, or correct device_path", err)
-			case errors.Is(err, os.ErrPermission):
-				err = fmt.Errorf("%w: give this user access to the socket", err)
-			case errors.Is(err, syscall.EAGAIN):
-				err = fmt.Errorf("%w: other programs kept it busy for %v", err, timeout)
-			}
-			return nil, &lostError{err, false}
+			return nil, &lostError{s.openError(err, timeout), false}
 		}
 		time.Sleep(time.Millisecond/2 + rand.N(10*time.Millisecond))
 	}
+}
+
+// openError says why there is no connection, and what to do about it.
+func (s *swtpm) openError(err error, timeout time.Duration) error {
+	if errors.Is(err, syscall.EAGAIN) {
+		return fmt.Errorf("%s: other programs kept it busy for %v", s, timeout)
+	}
+	cure := "start swtpm there, or correct device_path"
+	if errors.Is(err, os.ErrPermission) {
+		cure = "give this user access to the socket"
+	}
+	// What was dialled stands in the name of the device.
+	var op *net.OpError
+	if errors.As(err, &op) {
+		err = op.Err
+	}
+	return advice.With(fmt.Errorf("%s: %w", s, err), cure)
 }
 
 // stream carries frames over a stream socket.

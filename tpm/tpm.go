@@ -149,9 +149,10 @@ func (t *TPM) within(limit time.Duration, op string, f func() error) error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	start := time.Now()
-	var err error
+	var err, lost error
 	for attempt := range 2 {
-		if err = t.open(limit); err != nil {
+		if lost = t.open(limit); lost != nil {
+			err = lost
 			break
 		}
 		err = f()
@@ -165,7 +166,10 @@ func (t *TPM) within(limit time.Duration, op string, f func() error) error {
 	}
 	t.cfg.Log.LogAttrs(context.Background(), slog.LevelDebug, "TPM operation",
 		slog.String("operation", op), slog.Duration("took", time.Since(start)), slog.Any("error", err))
-	if err != nil {
+	switch {
+	case lost != nil:
+		return lost // whatever it was wanted for, and it names the device
+	case err != nil:
 		return t.explain(op, err)
 	}
 	return nil
