@@ -48,7 +48,7 @@ func parseSwtpm(s string) (opener, error) {
 	if first := parts[0]; !strings.Contains(first, "=") {
 		host, port, err := net.SplitHostPort(first)
 		if err != nil {
-			return nil, errors.New("path=PATH, host=HOST,port=PORT or HOST:PORT is expected behind swtpm:")
+			return nil, errors.New("swtpm: needs path=PATH, host=HOST,port=PORT or HOST:PORT")
 		}
 		options["host"], options["port"] = host, port
 		parts = parts[1:]

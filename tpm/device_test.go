@@ -22,7 +22,7 @@ func TestDeviceMistakes(t *testing.T) {
 		"tpm":                    "not /dev/tpmrm0, device:PATH, swtpm:path=PATH, ",
 		"dev/tpmrm0":             "the path of the device must be absolute",
 		"device:dev/tpmrm0":      "the path of the device must be absolute",
-		"swtpm:":                 "is expected behind swtpm:",
+		"swtpm:":                 "swtpm: needs path=PATH",
 		"swtpm:path=rel":         "the path of the socket must be absolute",
 		"swtpm:path=":            "the path of the socket must be absolute",
 		"swtpm:path=/a,path=/b":  "path is given twice",
