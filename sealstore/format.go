@@ -32,7 +32,7 @@ const (
 	maxCreated = 253402300799
 
 	maxTokenFile = 7 + 1 + serialSize + 4 + 8 + labelSize + 2 + maxName + 1 +
-		2*(saltSize+9) + 6*(2+maxBlobPart) + macSize
+		2*(saltSize+9) + 6*(2+maxBlobPart) + maxBinding + macSize
 	maxObjectFile = 7 + 1 + 1 + 16 + serialSize + 2*(2+maxBlobPart) + 4 + nonceSize + MaxBody + overhead
 )
 
@@ -81,6 +81,7 @@ type tokenFile struct {
 	SO      pinSeal
 	User    *pinSeal // nil: no user PIN
 	Public  Blob     // seal of the public secret, without a PIN
+	Binding *Binding // nil: not bound to the platform
 	MAC     [macSize]byte
 }
 
@@ -121,7 +122,7 @@ func (f *tokenFile) authenticated() []byte {
 	} else {
 		b = appendPINSeal(append(b, 1), *f.User)
 	}
-	return appendBlob(b, f.Public)
+	return appendBinding(appendBlob(b, f.Public), f.Binding)
 }
 
 // decodeToken returns the fields before the damage also when it fails.
@@ -150,6 +151,10 @@ func decodeToken(p []byte) (*tokenFile, error) {
 		f.User = &u
 	}
 	f.Public = d.blob()
+	f.Binding = d.binding()
+	if f.User != nil {
+		f.User.Blob.Binding = f.Binding
+	}
 	copy(f.MAC[:], d.take(macSize))
 	return f, d.end()
 }

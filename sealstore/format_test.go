@@ -5,6 +5,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"os"
+	"slices"
 	"testing"
 )
 
@@ -13,19 +14,24 @@ func samples() (tokens []*tokenFile, objects []*objectFile) {
 	f := &tokenFile{
 		Serial: [8]byte{1, 2, 3, 4, 5, 6, 7, 8}, Slot: 3, Created: 1700000000,
 		Parent: append([]byte{0, 11}, bytes.Repeat([]byte{0xaa}, 32)...),
-		SO:     pinSeal{KDF: kdf{Memory: defaultKDFMemory, Passes: 2, Lanes: 1}, Blob: Blob{[]byte("so public"), []byte("so private")}},
-		Public: Blob{[]byte("public public"), []byte("public private")},
+		SO:     pinSeal{KDF: kdf{Memory: defaultKDFMemory, Passes: 2, Lanes: 1}, Blob: Blob{Public: []byte("so public"), Private: []byte("so private")}},
+		Public: Blob{Public: []byte("public public"), Private: []byte("public private")},
 	}
 	f.Label, _ = padLabel("Zoë")
 	g := *f
 	g.User = &pinSeal{KDF: kdf{Salt: [16]byte{9}, Memory: minKDFMemory, Passes: maxKDFPasses, Lanes: maxKDFLanes},
-		Blob: Blob{[]byte("user public"), bytes.Repeat([]byte{7}, maxBlobPart)}}
+		Blob: Blob{Public: []byte("user public"), Private: bytes.Repeat([]byte{7}, maxBlobPart)}}
+	h := g
+	h.Binding = &Binding{Bank: "sha256", PCRs: []int{0, 7}, Approver: []byte("approver"), Approvals: []Approval{
+		{Values: [][]byte{bytes.Repeat([]byte{1}, 32), bytes.Repeat([]byte{2}, 32)}, Signature: []byte("signature"), Ticket: []byte("ticket")},
+		{Values: [][]byte{bytes.Repeat([]byte{1}, 32), bytes.Repeat([]byte{3}, 32)}, Signature: []byte("other")},
+	}}
 	o := &objectFile{ID: ID{1, 2, 3}, Serial: f.Serial, Nonce: [24]byte{5}, Ciphertext: bytes.Repeat([]byte{3}, overhead)}
 	p := *o
 	p.Flags = flagPrivate | flagSealed
-	p.Seal = Blob{[]byte("p"), []byte("q")}
+	p.Seal = Blob{Public: []byte("p"), Private: []byte("q")}
 	p.Ciphertext = bytes.Repeat([]byte{4}, 100)
-	return []*tokenFile{f, &g}, []*objectFile{o, &p}
+	return []*tokenFile{f, &g, &h}, []*objectFile{o, &p}
 }
 
 func TestFormatBounds(t *testing.T) {
@@ -68,7 +74,7 @@ func TestFormatBounds(t *testing.T) {
 		}
 	}
 	largest := *objects[1]
-	largest.Seal = Blob{make([]byte, maxBlobPart), make([]byte, maxBlobPart)}
+	largest.Seal = Blob{Public: make([]byte, maxBlobPart), Private: make([]byte, maxBlobPart)}
 	largest.Ciphertext = make([]byte, MaxBody+overhead)
 	if n := len(largest.encode()); n != maxObjectFile {
 		t.Errorf("the largest object has %d bytes, not %d", n, maxObjectFile)
@@ -76,6 +82,12 @@ func TestFormatBounds(t *testing.T) {
 	full := *tokens[1]
 	full.Parent = make([]byte, maxName)
 	full.SO.Blob, full.User.Blob, full.Public = largest.Seal, largest.Seal, largest.Seal
+	full.Binding = &Binding{Bank: "sha512", Approver: make([]byte, maxApprover)}
+	for n := range pcrCount {
+		full.Binding.PCRs = append(full.Binding.PCRs, n)
+	}
+	a := Approval{Values: slices.Repeat([][]byte{make([]byte, maxDigest)}, pcrCount), Signature: make([]byte, maxSignature), Ticket: make([]byte, maxTicket)}
+	full.Binding.Approvals = slices.Repeat([]Approval{a}, maxApprovals)
 	if n := len(full.encode()); n != maxTokenFile {
 		t.Errorf("the largest token has %d bytes, not %d", n, maxTokenFile)
 	}
@@ -86,7 +98,7 @@ func TestFormatBounds(t *testing.T) {
 func TestFormatVectors(t *testing.T) {
 	tokens, objects := samples()
 	for name, data := range map[string][]byte{
-		"token": tokens[0].encode(), "token-user": tokens[1].encode(),
+		"token": tokens[0].encode(), "token-user": tokens[1].encode(), "token-bound": tokens[2].encode(),
 		"object": objects[0].encode(), "object-sealed": objects[1].encode(),
 	} {
 		path := "testdata/v1-" + name + ".hex"

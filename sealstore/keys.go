@@ -29,6 +29,7 @@ const (
 const (
 	labelRoot         = "icn-p11 1 root secret"
 	labelPublic       = "icn-p11 1 public secret"
+	labelApprover     = "icn-p11 1 approver secret"
 	labelMAC          = "icn-p11 1 token file"
 	labelPrivateBody  = "icn-p11 1 private object"
 	labelPublicBody   = "icn-p11 1 public object"
@@ -41,10 +42,11 @@ const (
 	defaultKDFLanes   = 1
 	prehashBlock      = 128 // of SHA-512
 	prehashSize       = 3 * prehashBlock
-	keyringSize       = secretSize + 3*32
+	keyringSize       = secretSize + 3*32 + secretSize
 	keyringBody       = secretSize
 	keyringAuth       = keyringBody + 32
 	keyringMAC        = keyringAuth + authSize
+	keyringApprover   = keyringMAC + 32
 	instanceSeparator = "icn-p11 1 instance\x00"
 )
 
@@ -83,6 +85,10 @@ func (k *keyring) secret() []byte          { return k.part(0, secretSize) }
 func (k *keyring) bodyKey() []byte         { return k.part(keyringBody, 32) }
 func (k *keyring) auth() []byte            { return k.part(keyringAuth, authSize) }
 func (k *keyring) macKey() []byte          { return k.part(keyringMAC, macSize) }
+
+// approver is the secret of who approves PCR values. The root secret's keyring
+// has it only when the SO's PIN opened it.
+func (k *keyring) approver() []byte { return k.part(keyringApprover, secretSize) }
 
 // derive fills the keyring from its secret.
 func (k *keyring) derive(private bool) error {
@@ -172,36 +178,19 @@ func (k *keyring) open(f *objectFile) ([]byte, error) {
 	return out, nil
 }
 
-// newSecret fills a keyring with a fresh secret, drawn from the system's and
-// the TPM's generator so that one of them may be bad, and derives its keys.
+// newSecret makes a keyring with a fresh secret: for the root secret, with a
+// fresh approver's secret too.
 func newSecret(s Sealer, private bool) (*keyring, error) {
-	label := labelPublic
-	if private {
-		label = labelRoot
-	}
 	k, err := newKeyring()
 	if err != nil {
 		return nil, err
 	}
-	// Two draws of 32 bytes fill one block of SHA-256, so that the hash reads
-	// them where they are and keeps none of it in its own buffer.
-	draws, err := secmem.New(2 * secretSize)
-	if err != nil {
-		k.destroy()
-		return nil, fmt.Errorf("secret memory: %w", err)
-	}
-	defer draws.Destroy()
-	if _, err = rand.Read(draws.Bytes()[:secretSize]); err == nil {
-		err = s.Random(draws.Bytes()[secretSize:])
-	}
-	if err == nil {
-		secmem.Do(func() {
-			var prk []byte
-			if prk, err = hkdf.Extract(sha256.New, draws.Bytes(), []byte(label)); err == nil {
-				copy(k.secret(), prk)
-				secmem.Wipe(prk)
-			}
-		})
+	if private {
+		if err = draw(s, labelRoot, k.secret()); err == nil {
+			err = draw(s, labelApprover, k.approver())
+		}
+	} else {
+		err = draw(s, labelPublic, k.secret())
 	}
 	if err == nil {
 		err = k.derive(private)
@@ -211,6 +200,32 @@ func newSecret(s Sealer, private bool) (*keyring, error) {
 		return nil, fmt.Errorf("drawing a secret: %w", err)
 	}
 	return k, nil
+}
+
+// draw fills dst, in secret memory, from the system's and the TPM's generator
+// so that one of them may be bad.
+func draw(s Sealer, label string, dst []byte) error {
+	// Two draws of 32 bytes fill one block of SHA-256, so that the hash reads
+	// them where they are and keeps none of it in its own buffer.
+	draws, err := secmem.New(2 * secretSize)
+	if err != nil {
+		return fmt.Errorf("secret memory: %w", err)
+	}
+	defer draws.Destroy()
+	if _, err := rand.Read(draws.Bytes()[:secretSize]); err != nil {
+		return err
+	}
+	if err := s.Random(draws.Bytes()[secretSize:]); err != nil {
+		return err
+	}
+	secmem.Do(func() {
+		var prk []byte
+		if prk, err = hkdf.Extract(sha256.New, draws.Bytes(), []byte(label)); err == nil {
+			copy(dst, prk)
+			secmem.Wipe(prk)
+		}
+	})
+	return err
 }
 
 func newKDF() (kdf, error) {

@@ -314,7 +314,7 @@ func (t *Token) encrypt(private bool, body, secret []byte) (*objectFile, instanc
 		f.Flags |= flagSealed
 		// The authorisation value has 192 random bits, so nothing is won by
 		// counting wrong ones, and a key stays usable while PINs are locked out.
-		if f.Seal, err = t.store.sealer.Seal(v.file.Parent, secret, k.auth(), SealOptions{}); err == nil {
+		if f.Seal, err = t.store.sealer.Seal(v.file.Parent, secret, k.auth(), SealOptions{Binding: v.file.Binding}); err == nil {
 			err = checkBlob(f.Seal)
 		}
 		if err != nil {
@@ -456,7 +456,9 @@ func (t *Token) unseal(id ID, dst []byte, public bool) (int, error) {
 	if err != nil {
 		return 0, err
 	}
-	n, err := t.store.sealer.Unseal(v.file.Parent, f.Seal, k.auth(), dst)
+	seal := f.Seal
+	seal.Binding = v.file.Binding
+	n, err := t.store.sealer.Unseal(v.file.Parent, seal, k.auth(), dst)
 	if err != nil {
 		return 0, fmt.Errorf("object %s of token %s: unsealing: %w", idName(id), t.serial, err)
 	}

@@ -67,7 +67,7 @@ func TestRootInAnothersStore(t *testing.T) {
 		"DeleteObject": func() error { return tok.DeleteObject(o.ID) },
 		"SetPIN":       func() error { return tok.SetPIN(sealstore.User, sealtest.UserPIN, []byte("other")) },
 		"Create":       func() error { _, err := st.Create(sealstore.InitParams{SOPIN: sealtest.SOPIN}); return err },
-		"Reinit":       func() error { _, err := st.Reinit(info.Serial, "", sealtest.SOPIN); return err },
+		"Reinit":       func() error { _, err := st.Reinit(info.Serial, "", sealtest.SOPIN, nil); return err },
 		"Writable":     st.Writable,
 	} {
 		if err := act(); !errors.Is(err, sealstore.ErrReadOnly) || !strings.Contains(err.Error(), "by root: it belongs to nobody") ||

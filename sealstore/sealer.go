@@ -11,6 +11,26 @@ import (
 type Blob struct {
 	Public  []byte
 	Private []byte
+	// Binding is what the seal was bound to, nil where it was not. It is no
+	// part of the sealed object: its approvals may change.
+	Binding *Binding
+}
+
+// Binding ties seals to the state of the platform: they open only while the
+// PCRs have values that the approver has signed. Approving other values needs
+// the approver's secret, and changes no seal.
+type Binding struct {
+	Bank      string // "sha1", "sha256", "sha384" or "sha512"
+	PCRs      []int  // 0 to 23, rising
+	Approver  []byte // public part of the approver's key, as Sealer.Approver gives it
+	Approvals []Approval
+}
+
+// Approval lets bound seals open under one set of PCR values.
+type Approval struct {
+	Values    [][]byte // one for each PCR
+	Signature []byte   // by the approver: 64 bytes
+	Ticket    []byte   // the device's own mark that it has verified the signature; may be empty
 }
 
 // SealOptions says how a secret is sealed.
@@ -19,6 +39,8 @@ type SealOptions struct {
 	// TPM's lockout (the object's noDA attribute is clear). It belongs on
 	// seals that are opened by something a person chose.
 	DictionaryAttack bool
+	// Binding ties the seal to PCR values; nil does not.
+	Binding *Binding
 }
 
 // Lockout is the state of the dictionary-attack protection of the TPM
@@ -37,7 +59,7 @@ type Lockout struct {
 // memseal.Sealer in memory.
 //
 // Errors are wrapped and carry their cause; these can be told apart with
-// errors.Is: ErrAuth, ErrLockout, ErrUnavailable, ErrParent and ErrBlob. A
+// errors.Is: ErrAuth, ErrLockout, ErrUnavailable, ErrParent, ErrBlob and ErrPCR. A
 // Sealer may be used by several goroutines at once.
 //
 // parent is always the Name that was recorded when the token was created; an
@@ -55,7 +77,8 @@ type Sealer interface {
 	// Unseal writes the secret to dst, which is secret memory, and to no other
 	// place that outlives the call, and returns its length. Fails with ErrAuth
 	// if auth is wrong, with ErrLockout if the TPM accepts no tries at present,
-	// with ErrBlob if the TPM refuses to load b.
+	// with ErrBlob if the TPM refuses to load b, with ErrPCR if b is bound and
+	// the PCRs have no approved values.
 	Unseal(parent []byte, b Blob, auth []byte, dst []byte) (n int, err error)
 
 	// TryLoad finds out without an authorisation value whether the TPM still
@@ -73,6 +96,16 @@ type Sealer interface {
 	// Lockout reads the state of the dictionary-attack protection.
 	Lockout() (Lockout, error)
 
+	// PCRs reads the values of PCRs, in the order given.
+	PCRs(bank string, pcrs []int) (values [][]byte, err error)
+
+	// Approver gives the public part of the approver's key that follows from a
+	// secret of 32 bytes.
+	Approver(secret []byte) (public []byte, err error)
+
+	// Approve lets the seals of b open while its PCRs have these values.
+	Approve(b *Binding, values [][]byte, secret []byte) (Approval, error)
+
 	// Release drops what is kept warm: loaded objects and sessions. The Sealer
 	// can be used afterwards and warms up again.
 	Release()
@@ -83,6 +116,8 @@ type Sealer interface {
 
 // Errors that a Sealer wraps.
 var (
+	// ErrPCR: the platform is in no state that was approved.
+	ErrPCR = errors.New("the state of the platform is not one that was approved")
 	// ErrAuth: the authorisation value, and so the PIN behind it, is wrong.
 	ErrAuth = errors.New("wrong PIN or authorisation value")
 	// ErrLockout: the TPM refuses all tries until time has passed.

@@ -69,6 +69,8 @@ type InitParams struct {
 	Label string
 	SOPIN []byte  // the caller's, who wipes it
 	Slot  *uint32 // where it is expected to appear; nil: the next free one
+	// Binding binds the token to the present state of the platform; nil does not.
+	Binding *BindingSpec
 }
 
 // Open returns the store in dir, which need not exist. It touches neither the
@@ -311,7 +313,7 @@ func (s *Store) create(p InitParams) (TokenInfo, error) {
 	if p.Slot != nil && *p.Slot != f.Slot {
 		return TokenInfo{}, fmt.Errorf("slot %d: %w", *p.Slot, ErrSlotTaken)
 	}
-	if err := s.initialise(f, p.SOPIN); err != nil {
+	if err := s.initialise(f, p.SOPIN, p.Binding); err != nil {
 		return TokenInfo{}, err
 	}
 	temp, err := s.build(f)
@@ -345,7 +347,7 @@ func (s *Store) lock() (*fileLock, error) {
 }
 
 // initialise gives f fresh secrets, the root secret sealed under the SO PIN.
-func (s *Store) initialise(f *tokenFile, soPIN []byte) error {
+func (s *Store) initialise(f *tokenFile, soPIN []byte, spec *BindingSpec) error {
 	var err error
 	if f.Parent, err = s.sealer.Parent(); err != nil {
 		return err
@@ -367,18 +369,25 @@ func (s *Store) initialise(f *tokenFile, soPIN []byte) error {
 	if f.Public, err = s.sealer.Seal(f.Parent, public.secret(), nil, SealOptions{}); err != nil {
 		return fmt.Errorf("sealing the public secret: %w", err)
 	}
-	if err := s.verifySeal(f.Parent, f.Public, nil, public); err != nil {
+	if err := s.verifySeal(f.Parent, f.Public, nil, public.secret()); err != nil {
 		return fmt.Errorf("sealing the public secret: %w", err)
 	}
-	if f.SO, err = s.sealRoot(f.Parent, root, SO, soPIN); err != nil {
+	if f.SO, err = s.sealRoot(f, root, SO, soPIN); err != nil {
 		return err
+	}
+	if spec != nil {
+		if f.Binding, err = s.newBinding(*spec, root.approver()); err != nil {
+			return err
+		}
 	}
 	f.MAC = root.mac(f)
 	return nil
 }
 
-// sealRoot seals a root secret under a PIN.
-func (s *Store) sealRoot(parent []byte, root *keyring, r Role, pin []byte) (pinSeal, error) {
+// sealRoot seals a root secret under a PIN: the user's seal under the token's
+// binding, the SO's without one and with the approver's secret beside the root
+// secret, so that the SO can always let the token open again.
+func (s *Store) sealRoot(f *tokenFile, root *keyring, r Role, pin []byte) (pinSeal, error) {
 	var p pinSeal
 	var err error
 	if p.KDF, err = newKDF(); err != nil {
@@ -389,8 +398,20 @@ func (s *Store) sealRoot(parent []byte, root *keyring, r Role, pin []byte) (pinS
 		return p, err
 	}
 	defer auth.Destroy()
-	if p.Blob, err = s.sealer.Seal(parent, root.secret(), auth.Bytes(), SealOptions{DictionaryAttack: true}); err == nil {
-		err = s.verifySeal(parent, p.Blob, auth.Bytes(), root)
+	secret, err := secmem.New(2 * secretSize)
+	if err != nil {
+		return p, fmt.Errorf("secret memory: %w", err)
+	}
+	defer secret.Destroy()
+	payload := secret.Bytes()[:secretSize]
+	o := SealOptions{DictionaryAttack: true, Binding: f.Binding}
+	if r == SO {
+		payload, o.Binding = secret.Bytes(), nil
+		copy(payload[secretSize:], root.approver())
+	}
+	copy(payload, root.secret())
+	if p.Blob, err = s.sealer.Seal(f.Parent, payload, auth.Bytes(), o); err == nil {
+		err = s.verifySeal(f.Parent, p.Blob, auth.Bytes(), payload)
 	}
 	if err != nil {
 		return p, fmt.Errorf("sealing the root secret under the %s PIN: %w", r, err)
@@ -399,8 +420,9 @@ func (s *Store) sealRoot(parent []byte, root *keyring, r Role, pin []byte) (pinS
 }
 
 // verifySeal opens a new seal again before anything depends on it: a token
-// whose secret does not come back is lost with all that is in it.
-func (s *Store) verifySeal(parent []byte, b Blob, auth []byte, want *keyring) error {
+// whose secret does not come back is lost with all that is in it. want may be
+// the beginning of what is sealed.
+func (s *Store) verifySeal(parent []byte, b Blob, auth, want []byte) error {
 	if err := checkBlob(b); err != nil {
 		return err
 	}
@@ -413,7 +435,7 @@ func (s *Store) verifySeal(parent []byte, b Blob, auth []byte, want *keyring) er
 	if err != nil {
 		return err
 	}
-	if subtle.ConstantTimeCompare(got.Bytes()[:n], want.secret()) != 1 {
+	if n < len(want) || subtle.ConstantTimeCompare(got.Bytes()[:len(want)], want) != 1 {
 		return fmt.Errorf("%w: the new seal does not give its secret back", ErrIntegrity)
 	}
 	return nil
@@ -452,16 +474,17 @@ func fillDir(dir string, f *tokenFile) error {
 
 // Reinit makes a token anew in its place: same serial number, slot and SO PIN,
 // new secrets, no user PIN, no objects. The TPM checks the SO PIN. Whatever
-// happens meanwhile, the old token is there or the new one.
-func (s *Store) Reinit(serial, label string, soPIN []byte) (TokenInfo, error) {
-	info, err := s.reinit(serial, label, soPIN)
+// happens meanwhile, the old token is there or the new one. Its binding is the
+// one given.
+func (s *Store) Reinit(serial, label string, soPIN []byte, binding *BindingSpec) (TokenInfo, error) {
+	info, err := s.reinit(serial, label, soPIN, binding)
 	if err != nil {
 		return TokenInfo{}, fmt.Errorf("initialising token %s: %w", serial, err)
 	}
 	return info, nil
 }
 
-func (s *Store) reinit(serial, label string, soPIN []byte) (TokenInfo, error) {
+func (s *Store) reinit(serial, label string, soPIN []byte, binding *BindingSpec) (TokenInfo, error) {
 	t, err := s.Token(serial)
 	if err != nil {
 		return TokenInfo{}, err
@@ -492,7 +515,7 @@ func (s *Store) reinit(serial, label string, soPIN []byte) (TokenInfo, error) {
 
 	removeTemps(s.tokensDir())
 	f := &tokenFile{Serial: old.Serial, Slot: old.Slot, Created: uint64(time.Now().Unix()), Label: padded}
-	if err := s.initialise(f, soPIN); err != nil {
+	if err := s.initialise(f, soPIN, binding); err != nil {
 		return TokenInfo{}, err
 	}
 	temp, err := s.build(f)

@@ -160,7 +160,7 @@ func TestFailingStep(t *testing.T) {
 		}},
 		{"CreateObject", func() error { _, err := tok.CreateObject(true, nil, []byte("s")); return err }},
 		{"Reinit", func() error {
-			_, err := st.Reinit(info.Serial, "x", sealtest.SOPIN)
+			_, err := st.Reinit(info.Serial, "x", sealtest.SOPIN, nil)
 			return err
 		}},
 	} {
@@ -334,7 +334,7 @@ func TestWithoutRenameat2(t *testing.T) {
 	must(t, err)
 	info, err := tok.Info()
 	must(t, err)
-	again, err := st.Reinit(info.Serial, "again", sealtest.SOPIN)
+	again, err := st.Reinit(info.Serial, "again", sealtest.SOPIN, nil)
 	must(t, err)
 	if again.Slot != info.Slot || again.UserPIN {
 		t.Errorf("%+v", again)
@@ -399,7 +399,7 @@ func TestReadOnly(t *testing.T) {
 		"DeleteObject": func() error { return tok.DeleteObject(o.ID) },
 		"SetPIN":       func() error { return tok.SetPIN(sealstore.User, sealtest.UserPIN, []byte("other")) },
 		"Create":       func() error { _, err := st.Create(sealstore.InitParams{SOPIN: sealtest.SOPIN}); return err },
-		"Reinit":       func() error { _, err := st.Reinit(info.Serial, "", sealtest.SOPIN); return err },
+		"Reinit":       func() error { _, err := st.Reinit(info.Serial, "", sealtest.SOPIN, nil); return err },
 	} {
 		if err := act(); !errors.Is(err, sealstore.ErrReadOnly) {
 			t.Errorf("%s: %v", name, err)
@@ -457,7 +457,7 @@ func TestFull(t *testing.T) {
 		"UpdateObject": func() error { _, err := tok.UpdateObject(last.ID, last.Stamp, body); return err },
 		"SetPIN":       func() error { return tok.SetPIN(sealstore.User, sealtest.UserPIN, []byte("other")) },
 		"Create":       func() error { _, err := st.Create(sealstore.InitParams{SOPIN: sealtest.SOPIN}); return err },
-		"Reinit":       func() error { _, err := st.Reinit(info.Serial, "", sealtest.SOPIN); return err },
+		"Reinit":       func() error { _, err := st.Reinit(info.Serial, "", sealtest.SOPIN, nil); return err },
 	} {
 		if err := act(); !errors.Is(err, sealstore.ErrFull) {
 			t.Errorf("%s: %v", name, err)

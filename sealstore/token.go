@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/InterCooperative-Network/icn-p11/internal/secmem"
 )
 
 // Role is who a PIN belongs to.
@@ -202,12 +204,21 @@ func (t *Token) unsealRing(f *tokenFile, b Blob, auth []byte, private bool) (*ke
 	if err != nil {
 		return nil, err
 	}
-	n, err := t.store.sealer.Unseal(f.Parent, b, auth, k.secret())
+	// The SO's seal holds the approver's secret too.
+	secret, err := secmem.New(MaxSecret)
+	if err != nil {
+		k.destroy()
+		return nil, fmt.Errorf("secret memory: %w", err)
+	}
+	defer secret.Destroy()
+	n, err := t.store.sealer.Unseal(f.Parent, b, auth, secret.Bytes())
 	err = t.store.parentDamage(f, err)
-	if err == nil && n != secretSize {
+	if err == nil && n != secretSize && n != 2*secretSize {
 		err = fmt.Errorf("%w: the seal holds %d bytes, not %d", ErrIntegrity, n, secretSize)
 	}
 	if err == nil {
+		copy(k.secret(), secret.Bytes()[:secretSize])
+		copy(k.approver(), secret.Bytes()[secretSize:n])
 		err = k.derive(private)
 	}
 	if err != nil {
@@ -363,7 +374,7 @@ func (t *Token) changePIN(parent []byte, root *keyring, r Role, s *pinSeal, old,
 	if err != nil {
 		return err
 	}
-	if err := t.store.verifySeal(parent, b, newAuth.Bytes(), root); err != nil {
+	if err := t.store.verifySeal(parent, b, newAuth.Bytes(), root.secret()); err != nil {
 		return err
 	}
 	*s = pinSeal{KDF: k, Blob: b}
@@ -387,7 +398,7 @@ func (t *Token) InitUserPIN(pin []byte) error {
 		if !f.same(v.file) {
 			return nil, fmt.Errorf("token %s: %w", t.serial, ErrChanged)
 		}
-		s, err := t.store.sealRoot(f.Parent, t.root, User, pin)
+		s, err := t.store.sealRoot(f, t.root, User, pin)
 		if err != nil {
 			return nil, fmt.Errorf("token %s: %w", t.serial, err)
 		}

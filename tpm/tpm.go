@@ -86,6 +86,7 @@ type loadedKey struct {
 	id     [sha256.Size]byte
 	handle tpm2.TPMHandle
 	name   tpm2.TPM2BName
+	byAuth bool // its authorisation value alone opens it; otherwise its policy does
 }
 
 // warmSession is a session with its own copy of the authorisation value:
@@ -200,6 +201,9 @@ func (t *TPM) recover(err error) bool {
 		if t.opener.alone() {
 			t.flushStale()
 		}
+		return true
+	case errors.Is(err, tpm2.TPMRCPCRChanged):
+		// A PCR was extended while the policy was being satisfied.
 		return true
 	case t.srk != nil && isStale(err):
 		// The TPM was restarted, or somebody flushed our handles.
@@ -415,16 +419,17 @@ func (t *TPM) load(parent []byte, b sealstore.Blob) (*rootKey, *loadedKey, error
 		}
 		return nil, nil, fmt.Errorf("loading a sealed object: %w", err)
 	}
-	t.loaded = &loadedKey{id, r.ObjectHandle, r.Name}
+	t.loaded = &loadedKey{id, r.ObjectHandle, r.Name, p.ObjectAttributes.UserWithAuth}
 	return srk, t.loaded, nil
 }
 
 // direction says which parameters a session encrypts.
-type direction bool
+type direction int
 
 const (
-	outOnly direction = false // for commands whose first parameter is no buffer
-	inOut   direction = true
+	outOnly direction = iota // for commands whose first parameter is no buffer
+	inOut
+	policy // a policy session, for a bound seal; encrypts as outOnly does
 )
 
 // session gives a session salted to the SRK, with one authorisation value. A
@@ -457,7 +462,11 @@ func (t *TPM) session(srk *rootKey, auth []byte, dir direction) (*warmSession, e
 		opts = append(opts, tpm2.AESEncryption(128, tpm2.EncryptOut))
 	}
 	var err error
-	w.Session, w.flush, err = tpm2.HMACSession(t.link, tpm2.TPMAlgSHA256, nonceSize, opts...)
+	start := tpm2.HMACSession
+	if dir == policy {
+		start = tpm2.PolicySession
+	}
+	w.Session, w.flush, err = start(t.link, tpm2.TPMAlgSHA256, nonceSize, opts...)
 	if err != nil {
 		w.auth.Destroy()
 		return nil, fmt.Errorf("starting a session: %w", err)
@@ -467,6 +476,36 @@ func (t *TPM) session(srk *rootKey, auth []byte, dir direction) (*warmSession, e
 	}
 	t.sessions[key] = w
 	return w, nil
+}
+
+// authorise gives the session that opens a seal: one that knows its
+// authorisation value, and for a bound seal also satisfies its policy.
+func (t *TPM) authorise(srk *rootKey, key *loadedKey, b *sealstore.Binding, auth []byte) (*warmSession, error) {
+	if key.byAuth {
+		return t.session(srk, auth, outOnly)
+	}
+	if b == nil {
+		return nil, fmt.Errorf("%w: it is bound to the platform, but its binding is missing", sealstore.ErrIntegrity)
+	}
+	s, err := t.session(srk, auth, policy)
+	if err != nil {
+		return nil, err
+	}
+	if err := t.satisfy(s, b); err != nil {
+		t.dropSession(s) // its policy is half done
+		return nil, err
+	}
+	return s, nil
+}
+
+// dropSession ends a session whose state is of no use any more.
+func (t *TPM) dropSession(s *warmSession) {
+	for k, v := range t.sessions {
+		if v == s {
+			delete(t.sessions, k)
+		}
+	}
+	s.close()
 }
 
 func checkAuth(auth []byte) error {
@@ -501,12 +540,26 @@ func (t *TPM) Seal(parent []byte, secret, auth []byte, o sealstore.SealOptions) 
 	if len(secret) < 1 || len(secret) > maxSecret {
 		return b, fmt.Errorf("a sealed secret has 1 to %d bytes, not %d", maxSecret, len(secret))
 	}
+	var policy tpm2.TPM2BDigest
+	if o.Binding != nil {
+		approver := tpm2.BytesAs2B[tpm2.TPMTPublic](o.Binding.Approver)
+		p, err := approver.Contents()
+		if err != nil {
+			return b, fmt.Errorf("the approver's key is malformed: %w", err)
+		}
+		if policy, err = authorizePolicy(p); err != nil {
+			return b, err
+		}
+		b.Binding = o.Binding
+	}
 	public := tpm2.New2B(tpm2.TPMTPublic{
 		Type:    tpm2.TPMAlgKeyedHash,
 		NameAlg: tpm2.TPMAlgSHA256,
 		ObjectAttributes: tpm2.TPMAObject{
-			FixedTPM: true, FixedParent: true, UserWithAuth: true, NoDA: !o.DictionaryAttack,
+			// UserWithAuth lets the authorisation value alone open the seal.
+			FixedTPM: true, FixedParent: true, UserWithAuth: o.Binding == nil, NoDA: !o.DictionaryAttack,
 		},
+		AuthPolicy: policy,
 		Parameters: tpm2.NewTPMUPublicParms(tpm2.TPMAlgKeyedHash, &tpm2.TPMSKeyedHashParms{
 			Scheme: tpm2.TPMTKeyedHashScheme{Scheme: tpm2.TPMAlgNull},
 		}),
@@ -563,7 +616,7 @@ func (t *TPM) Unseal(parent []byte, b sealstore.Blob, auth []byte, dst []byte) (
 		if err != nil {
 			return err
 		}
-		s, err := t.session(srk, auth, outOnly)
+		s, err := t.authorise(srk, key, b.Binding, auth)
 		if err != nil {
 			return err
 		}
@@ -576,6 +629,9 @@ func (t *TPM) Unseal(parent []byte, b sealstore.Blob, auth []byte, dst []byte) (
 			code: tpm2.TPMCCUnseal, handles: []tpm2.TPMHandle{key.handle}, names: []tpm2.TPM2BName{key.name},
 		}, s, page.Bytes())
 		if err != nil {
+			if !key.byAuth {
+				t.dropSession(s)
+			}
 			return err
 		}
 		r := reader{out}
@@ -636,7 +692,7 @@ func (t *TPM) ChangeAuth(parent []byte, b sealstore.Blob, oldAuth, newAuth []byt
 			return err
 		}
 		r := reader{out}
-		changed = sealstore.Blob{Public: bytes.Clone(b.Public), Private: bytes.Clone(r.sized())}
+		changed = sealstore.Blob{Public: bytes.Clone(b.Public), Private: bytes.Clone(r.sized()), Binding: b.Binding}
 		if r.buf == nil || len(r.buf) != 0 || len(changed.Private) == 0 {
 			return errFrame
 		}

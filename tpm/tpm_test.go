@@ -428,12 +428,14 @@ func TestNothingInClearOnTheBus(t *testing.T) {
 	}
 }
 
-func TestPersistentKey(t *testing.T) {
-	s := swtpmtest.Start(t)
+// persist makes an SRK at handle, and gives its Name.
+func persist(t *testing.T, s *swtpmtest.TPM) []byte {
+	t.Helper()
 	c, err := net.Dial("unix", s.Path())
 	if err != nil {
 		t.Fatal(err)
 	}
+	defer c.Close()
 	r, err := tpm2.CreatePrimary{PrimaryHandle: tpm2.TPMRHOwner, InPublic: tpm2.New2B(tpm2.ECCSRKTemplate)}.Execute(bare{c})
 	if err != nil {
 		t.Fatal(err)
@@ -442,10 +444,15 @@ func TestPersistentKey(t *testing.T) {
 		t.Fatal(err)
 	}
 	tpm2.FlushContext{FlushHandle: r.ObjectHandle}.Execute(bare{c})
-	c.Close()
+	return r.Name.Buffer
+}
+
+func TestPersistentKey(t *testing.T) {
+	s := swtpmtest.Start(t)
+	name := persist(t, s)
 	d := open(t, s.Device())
 	p, data := parent(t, d), secret()
-	if !bytes.Equal(p, r.Name.Buffer) {
+	if !bytes.Equal(p, name) {
 		t.Error("another Name than the persistent key's")
 	}
 	b := seal(t, d, p, data, auth, false)

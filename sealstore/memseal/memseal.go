@@ -49,6 +49,7 @@ type Sealer struct {
 	aead     cipher.AEAD
 	parent   []byte
 	tries    uint32
+	pcrs     [24][32]byte
 	counts   map[Op]int
 	fail     func(Op) error
 	released int
@@ -163,10 +164,17 @@ func (s *Sealer) Seal(parent, secret, auth []byte, o sealstore.SealOptions) (sea
 	}
 	public := append([]byte(magic), 0)
 	if o.DictionaryAttack {
-		public[len(magic)] = 1
+		public[len(magic)] |= flagLockout
 	}
 	public = append(public, random(nameSize)...)
-	return s.wrap(public, auth, secret)
+	if o.Binding != nil {
+		public[len(magic)] |= flagBound
+		h := sha256.Sum256(o.Binding.Approver)
+		public = append(public, h[:]...)
+	}
+	b, err := s.wrap(public, auth, secret)
+	b.Binding = o.Binding
+	return b, err
 }
 
 // wrap encrypts under the public part, as a TPM wraps under the object's Name.
@@ -189,7 +197,7 @@ func (s *Sealer) Unseal(parent []byte, b sealstore.Blob, auth, dst []byte) (int,
 	if err := s.begin(OpUnseal); err != nil {
 		return 0, err
 	}
-	secret, err := s.unwrap(parent, b, auth)
+	secret, err := s.unwrap(parent, b, auth, true)
 	if err != nil {
 		return 0, err
 	}
@@ -207,12 +215,15 @@ func (s *Sealer) ChangeAuth(parent []byte, b sealstore.Blob, oldAuth, newAuth []
 	if err := s.begin(OpChangeAuth); err != nil {
 		return sealstore.Blob{}, err
 	}
-	secret, err := s.unwrap(parent, b, oldAuth)
+	// Changing the value is the administrator's role: no policy is asked for.
+	secret, err := s.unwrap(parent, b, oldAuth, false)
 	if err != nil {
 		return sealstore.Blob{}, err
 	}
 	defer clear(secret)
-	return s.wrap(bytes.Clone(b.Public), newAuth, secret)
+	changed, err := s.wrap(bytes.Clone(b.Public), newAuth, secret)
+	changed.Binding = b.Binding
+	return changed, err
 }
 
 // TryLoad implements sealstore.Sealer.
@@ -232,7 +243,11 @@ func (s *Sealer) load(parent []byte, b sealstore.Blob) ([]byte, error) {
 	if err := s.checkParent(parent); err != nil {
 		return nil, err
 	}
-	if len(b.Public) != len(magic)+1+nameSize || string(b.Public[:len(magic)]) != magic || len(b.Private) < s.aead.NonceSize() {
+	size := len(magic) + 1 + nameSize
+	if len(b.Public) > len(magic) && b.Public[len(magic)]&flagBound != 0 {
+		size += sha256.Size
+	}
+	if len(b.Public) != size || string(b.Public[:len(magic)]) != magic || len(b.Private) < s.aead.NonceSize() {
 		return nil, fmt.Errorf("memseal: %w", sealstore.ErrBlob)
 	}
 	n := s.aead.NonceSize()
@@ -243,12 +258,18 @@ func (s *Sealer) load(parent []byte, b sealstore.Blob) ([]byte, error) {
 	return plain, nil
 }
 
-func (s *Sealer) unwrap(parent []byte, b sealstore.Blob, auth []byte) ([]byte, error) {
+func (s *Sealer) unwrap(parent []byte, b sealstore.Blob, auth []byte, policy bool) ([]byte, error) {
 	plain, err := s.load(parent, b)
 	if err != nil {
 		return nil, err
 	}
-	counts := b.Public[len(magic)] == 1
+	if policy {
+		if err := s.checkBinding(b); err != nil {
+			clear(plain)
+			return nil, err
+		}
+	}
+	counts := b.Public[len(magic)]&flagLockout != 0
 	if counts && s.tries >= MaxTries {
 		clear(plain)
 		return nil, fmt.Errorf("memseal: %w", sealstore.ErrLockout)

@@ -74,7 +74,7 @@ func child(s string, open Opener) error {
 	if w.What == "reinit" {
 		for {
 			fmt.Println("begin")
-			if _, err := st.Reinit(w.Serial, "again", SOPIN); err != nil {
+			if _, err := st.Reinit(w.Serial, "again", SOPIN, nil); err != nil {
 				return err
 			}
 		}

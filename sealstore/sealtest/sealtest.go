@@ -564,12 +564,12 @@ func reinit(t *testing.T, f *fixture) {
 	if got := all(t, elsewhere); len(got) != 2 {
 		t.Fatalf("%+v", got)
 	}
-	_, err = f.store.Reinit(before.Serial, "x", UserPIN)
+	_, err = f.store.Reinit(before.Serial, "x", UserPIN, nil)
 	fails(t, err, sealstore.ErrAuth)
 	if got := all(t, tok); len(got) != 2 {
 		t.Fatal("a wrong SO PIN destroyed objects")
 	}
-	info, err := f.store.Reinit(before.Serial, "new", SOPIN)
+	info, err := f.store.Reinit(before.Serial, "new", SOPIN, nil)
 	ok(t, err)
 	if info.Serial != before.Serial || info.Slot != before.Slot || info.Label != "new" || info.UserPIN {
 		t.Fatalf("%+v", info)
@@ -593,7 +593,7 @@ func reinit(t *testing.T, f *fixture) {
 	if left, _ := filepath.Glob(filepath.Join(f.dir, "tokens", ".tmp-*")); len(left) != 0 {
 		t.Error("left behind:", left)
 	}
-	_, err = f.store.Reinit("0123456789abcdef", "x", SOPIN)
+	_, err = f.store.Reinit("0123456789abcdef", "x", SOPIN, nil)
 	fails(t, err, sealstore.ErrNotFound)
 }
 

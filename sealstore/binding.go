@@ -1,0 +1,462 @@
+package sealstore
+
+import (
+	"bytes"
+	"crypto/subtle"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"path/filepath"
+	"slices"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/InterCooperative-Network/icn-p11/internal/secmem"
+)
+
+// Limits of a binding in a token's file.
+const (
+	pcrCount     = 24
+	maxApprover  = 512
+	maxSignature = 128
+	maxTicket    = 256
+	maxApprovals = 8
+	maxDigest    = 64
+	maxBinding   = 1 + 3 + 2 + maxApprover + 1 +
+		maxApprovals*(pcrCount*maxDigest+2+maxSignature+2+maxTicket)
+)
+
+// bankCodes are the TPM_ALG_ID of the hash algorithms of PCR banks, as the
+// file has them, with the size of a value.
+var bankCodes = []struct {
+	name string
+	code byte
+	size int
+}{{"sha1", 0x04, 20}, {"sha256", 0x0b, 32}, {"sha384", 0x0c, 48}, {"sha512", 0x0d, 64}}
+
+// BindingSpec says what a token is bound to.
+type BindingSpec struct {
+	Bank string
+	PCRs []int // 0 to 23, each once
+}
+
+func (s BindingSpec) sorted() (bank string, pcrs []int, err error) {
+	pcrs = slices.Sorted(slices.Values(s.PCRs))
+	if len(pcrs) == 0 || pcrs[0] < 0 || pcrs[len(pcrs)-1] >= pcrCount || len(slices.Compact(slices.Clone(pcrs))) != len(pcrs) {
+		return "", nil, fmt.Errorf("PCRs %v: at least one is needed, each between 0 and %d and given once", s.PCRs, pcrCount-1)
+	}
+	for _, b := range bankCodes {
+		if b.name == s.Bank {
+			return s.Bank, pcrs, nil
+		}
+	}
+	return "", nil, fmt.Errorf("PCR bank %q is none of sha1, sha256, sha384, sha512", s.Bank)
+}
+
+func appendBinding(b []byte, x *Binding) []byte {
+	if x == nil {
+		return append(b, 0)
+	}
+	for _, k := range bankCodes {
+		if k.name == x.Bank {
+			b = append(b, k.code)
+		}
+	}
+	var mask uint32
+	for _, n := range x.PCRs {
+		mask |= 1 << n
+	}
+	b = append(b, byte(mask), byte(mask>>8), byte(mask>>16))
+	b = appendSized(b, x.Approver)
+	b = append(b, byte(len(x.Approvals)))
+	for _, a := range x.Approvals {
+		for _, v := range a.Values {
+			b = append(b, v...)
+		}
+		b = appendSized(b, a.Signature)
+		b = binary.BigEndian.AppendUint16(b, uint16(len(a.Ticket)))
+		b = append(b, a.Ticket...)
+	}
+	return b
+}
+
+func (d *decoder) binding() *Binding {
+	code := d.take(1)
+	if code == nil || code[0] == 0 {
+		return nil
+	}
+	x, size := &Binding{}, 0
+	for _, k := range bankCodes {
+		if k.code == code[0] {
+			x.Bank, size = k.name, k.size
+		}
+	}
+	if size == 0 {
+		d.fail("unknown PCR bank %#x", code[0])
+		return nil
+	}
+	m := d.take(3)
+	if m == nil {
+		return nil
+	}
+	mask := uint32(m[0]) | uint32(m[1])<<8 | uint32(m[2])<<16
+	for n := range pcrCount {
+		if mask&(1<<n) != 0 {
+			x.PCRs = append(x.PCRs, n)
+		}
+	}
+	x.Approver = d.sized(maxApprover)
+	count := d.take(1)
+	if count == nil {
+		return nil
+	}
+	if mask == 0 || count[0] == 0 || count[0] > maxApprovals {
+		d.fail("a binding to %d PCRs with %d approvals", len(x.PCRs), count[0])
+		return nil
+	}
+	for range count[0] {
+		var a Approval
+		for range x.PCRs {
+			a.Values = append(a.Values, d.take(size))
+		}
+		a.Signature = d.sized(maxSignature)
+		if n := d.take(2); n != nil {
+			if k := int(binary.BigEndian.Uint16(n)); k > maxTicket {
+				d.fail("a ticket of %d bytes", k)
+			} else {
+				a.Ticket = d.take(k)
+			}
+		}
+		x.Approvals = append(x.Approvals, a)
+	}
+	if d.err != nil {
+		return nil
+	}
+	return x
+}
+
+// newBinding binds to the PCRs as they are now.
+func (s *Store) newBinding(spec BindingSpec, approver []byte) (*Binding, error) {
+	bank, pcrs, err := spec.sorted()
+	if err != nil {
+		return nil, err
+	}
+	b := &Binding{Bank: bank, PCRs: pcrs}
+	if b.Approver, err = s.sealer.Approver(approver); err != nil {
+		return nil, err
+	}
+	now, err := s.sealer.PCRs(bank, pcrs)
+	if err != nil {
+		return nil, err
+	}
+	return s.approve(b, [][][]byte{now}, approver)
+}
+
+// approve gives b with the states that are named approved, and no others.
+func (s *Store) approve(b *Binding, states [][][]byte, approver []byte) (*Binding, error) {
+	c := *b
+	c.Approvals = nil
+	for _, values := range states {
+		a, err := s.sealer.Approve(&c, values, approver)
+		if err != nil {
+			return nil, err
+		}
+		if len(a.Signature) == 0 || len(a.Signature) > maxSignature || len(a.Ticket) > maxTicket {
+			return nil, fmt.Errorf("approval of PCR values: %w", ErrTooLarge)
+		}
+		c.Approvals = append(c.Approvals, a)
+	}
+	return &c, nil
+}
+
+// BindingState is what a token is bound to, and how the platform stands to it.
+type BindingState struct {
+	Bank     string
+	PCRs     []int
+	Approved [][][]byte // the states that open the token; a value for each PCR
+	Now      [][]byte   // the values now
+}
+
+// Open tells whether the platform is in an approved state.
+func (s *BindingState) Open() bool {
+	return slices.ContainsFunc(s.Approved, func(a [][]byte) bool { return slices.EqualFunc(a, s.Now, bytes.Equal) })
+}
+
+// Changed lists the PCRs whose value is in no approved state.
+func (s *BindingState) Changed() []int {
+	var out []int
+	for i, n := range s.PCRs {
+		if !slices.ContainsFunc(s.Approved, func(a [][]byte) bool { return bytes.Equal(a[i], s.Now[i]) }) {
+			out = append(out, n)
+		}
+	}
+	return out
+}
+
+// BindingState reads the state of a token's binding: nil where it has none.
+// Without a login it is what the file says.
+func (t *Token) BindingState() (*BindingState, error) {
+	f, _, err := readToken(t.path, t.serial)
+	if err != nil || f.Binding == nil {
+		return nil, err
+	}
+	s := &BindingState{Bank: f.Binding.Bank, PCRs: f.Binding.PCRs}
+	for _, a := range f.Binding.Approvals {
+		s.Approved = append(s.Approved, a.Values)
+	}
+	s.Now, err = t.store.sealer.PCRs(s.Bank, s.PCRs)
+	return s, err
+}
+
+// ErrUnbound: the token is not bound to the platform.
+var ErrUnbound = errors.New("the token is not bound to PCRs")
+
+// Rebind approves the values that the PCRs have now, for the SO, and no
+// others. With predicted values, for some PCRs, the state that they lead to is
+// approved as well, so that the token opens before and after the change. One
+// file is replaced; no seal is touched.
+func (t *Token) Rebind(soPIN []byte, predicted map[int][]byte) error {
+	return t.reapprove(soPIN, func(b *Binding, now [][]byte) ([][][]byte, error) {
+		if len(predicted) == 0 {
+			return [][][]byte{now}, nil
+		}
+		next := slices.Clone(now)
+		for n, v := range predicted {
+			i := slices.Index(b.PCRs, n)
+			if i < 0 {
+				return nil, fmt.Errorf("PCR %d is not one that the token is bound to (%v)", n, b.PCRs)
+			}
+			if len(v) != len(now[i]) {
+				return nil, fmt.Errorf("the value for PCR %d has %d bytes, not %d", n, len(v), len(now[i]))
+			}
+			next[i] = v
+		}
+		return [][][]byte{now, next}, nil
+	})
+}
+
+// ConfirmBinding withdraws the approval of every state but the present one,
+// for the SO. The present one must be approved already.
+func (t *Token) ConfirmBinding(soPIN []byte) error {
+	return t.reapprove(soPIN, func(b *Binding, now [][]byte) ([][][]byte, error) {
+		for _, a := range b.Approvals {
+			if slices.EqualFunc(a.Values, now, bytes.Equal) {
+				return [][][]byte{now}, nil
+			}
+		}
+		return nil, fmt.Errorf("%w: rebind instead of confirming", ErrPCR)
+	})
+}
+
+func (t *Token) reapprove(soPIN []byte, states func(*Binding, [][]byte) ([][][]byte, error)) error {
+	return t.rewrite(func(f *tokenFile) (*keyring, error) {
+		if f.Binding == nil {
+			return nil, fmt.Errorf("token %s: %w", t.serial, ErrUnbound)
+		}
+		root, err := t.openRoot(f, SO, soPIN)
+		if err != nil {
+			return nil, err
+		}
+		now, err := t.store.sealer.PCRs(f.Binding.Bank, f.Binding.PCRs)
+		var want [][][]byte
+		if err == nil {
+			want, err = states(f.Binding, now)
+		}
+		var b *Binding
+		if err == nil {
+			b, err = t.store.approve(f.Binding, want, root.approver())
+		}
+		if err != nil {
+			root.destroy()
+			return nil, fmt.Errorf("token %s: %w", t.serial, err)
+		}
+		f.Binding = b
+		return root, nil
+	})
+}
+
+// Bind binds a token to the PCRs as they are now. The user's seal is made
+// anew, so the user's PIN is needed where one is set. Then every key's seal
+// is; a key that a crash leaves unbound stays usable, and Bind may be called
+// again. A token that is bound already keeps its approver.
+func (t *Token) Bind(userPIN, soPIN []byte, spec BindingSpec) error {
+	err := t.rewrite(func(f *tokenFile) (*keyring, error) {
+		root, err := t.openRoot(f, SO, soPIN)
+		if err != nil {
+			return nil, err
+		}
+		b, err := t.store.newBinding(spec, root.approver())
+		if err == nil {
+			err = t.rebindUser(f, userPIN, b)
+		}
+		if err != nil {
+			root.destroy()
+			return nil, fmt.Errorf("token %s: %w", t.serial, err)
+		}
+		return root, nil
+	})
+	if err != nil {
+		return err
+	}
+	return t.resealAll(soPIN)
+}
+
+// Unbind takes a token's binding away, in the order that leaves every key
+// usable at any instant.
+func (t *Token) Unbind(userPIN, soPIN []byte) error {
+	f, _, err := readToken(t.path, t.serial)
+	if err != nil {
+		return err
+	}
+	if f.Binding == nil {
+		return fmt.Errorf("token %s: %w", t.serial, ErrUnbound)
+	}
+	if err := t.resealAs(soPIN, nil); err != nil {
+		return err
+	}
+	return t.rewrite(func(f *tokenFile) (*keyring, error) {
+		root, err := t.openRoot(f, SO, soPIN)
+		if err != nil {
+			return nil, err
+		}
+		if err := t.rebindUser(f, userPIN, nil); err != nil {
+			root.destroy()
+			return nil, fmt.Errorf("token %s: %w", t.serial, err)
+		}
+		return root, nil
+	})
+}
+
+// rebindUser gives f another binding, and the user's seal with it.
+func (t *Token) rebindUser(f *tokenFile, userPIN []byte, b *Binding) error {
+	if f.User != nil {
+		if f.Binding != nil && b != nil {
+			// The new approvals must open the old seal for what follows.
+			f.User.Blob.Binding = b
+		}
+		root, err := t.openRoot(f, User, userPIN)
+		if err != nil {
+			return err
+		}
+		defer root.destroy()
+		f.Binding = b
+		s, err := t.store.sealRoot(f, root, User, userPIN)
+		if err != nil {
+			return err
+		}
+		f.User = &s
+		return nil
+	}
+	f.Binding = b
+	return nil
+}
+
+// resealAll makes every key's seal anew under the token's binding.
+func (t *Token) resealAll(soPIN []byte) error {
+	f, _, err := readToken(t.path, t.serial)
+	if err != nil {
+		return err
+	}
+	return t.resealAs(soPIN, f.Binding)
+}
+
+// resealAs makes every key's seal anew under a binding, or none. Each file is
+// replaced by itself: at any instant each key opens as the old or the new.
+func (t *Token) resealAs(soPIN []byte, b *Binding) error {
+	l, err := t.lock()
+	if err != nil {
+		return err
+	}
+	defer l.unlock()
+	f, _, err := readToken(t.path, t.serial)
+	if err != nil {
+		return err
+	}
+	root, err := t.openRoot(f, SO, soPIN)
+	if err != nil {
+		return err
+	}
+	defer root.destroy()
+	public, err := t.unsealRing(f, f.Public, nil, false)
+	if err != nil {
+		return err
+	}
+	defer public.destroy()
+	objects := filepath.Join(t.path, objectsName)
+	removeTemps(objects)
+	dir, err := openDir(unix.AT_FDCWD, objects, objects)
+	if err != nil {
+		return readError(objects, err)
+	}
+	defer dir.Close()
+	names, err := list(dir)
+	if err != nil {
+		return readError(objects, err)
+	}
+	var failed []error
+	for _, n := range names {
+		id, ok := parseID(n)
+		if !ok {
+			continue
+		}
+		path := filepath.Join(objects, n)
+		p, _, err := readAt(dir, n, maxObjectFile)
+		var o *objectFile
+		if err == nil {
+			o, err = decodeObject(p)
+		}
+		if err == nil && (o.ID != id || o.Serial != t.raw) {
+			err = fmt.Errorf("%w: it is the file of object %x of token %x", ErrIntegrity, o.ID, o.Serial)
+		}
+		if err == nil && o.sealed() {
+			k := public
+			if o.private() {
+				k = root
+			}
+			if err = t.reseal(f, o, k, b); err == nil {
+				if err = writeFile(objects, n, o.encode(), true); err != nil {
+					err = writeError(path, err)
+				}
+			}
+		}
+		if err != nil {
+			failed = append(failed, fmt.Errorf("%s: %w", path, err))
+		}
+	}
+	return errors.Join(failed...)
+}
+
+// reseal makes the seal of an object anew, and checks that it opens.
+func (t *Token) reseal(f *tokenFile, o *objectFile, k *keyring, b *Binding) error {
+	body, err := k.open(o)
+	if err != nil {
+		return err
+	}
+	defer secmem.Wipe(body)
+	secret, err := secmem.New(2 * MaxSecret)
+	if err != nil {
+		return fmt.Errorf("secret memory: %w", err)
+	}
+	defer secret.Destroy()
+	old, check := secret.Bytes()[:MaxSecret], secret.Bytes()[MaxSecret:]
+	was := o.Seal
+	was.Binding = f.Binding
+	n, err := t.store.sealer.Unseal(f.Parent, was, k.auth(), old)
+	if err != nil {
+		return err
+	}
+	if o.Seal, err = t.store.sealer.Seal(f.Parent, old[:n], k.auth(), SealOptions{Binding: b}); err != nil {
+		return err
+	}
+	if err := checkBlob(o.Seal); err != nil {
+		return err
+	}
+	m, err := t.store.sealer.Unseal(f.Parent, o.Seal, k.auth(), check)
+	if err != nil {
+		return err
+	}
+	if subtle.ConstantTimeCompare(old[:n], check[:m]) != 1 {
+		return fmt.Errorf("%w: the new seal does not give its secret back", ErrIntegrity)
+	}
+	return k.seal(o, body)
+}
