@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"path/filepath"
 	"slices"
+	"strings"
 
 	"golang.org/x/sys/unix"
 
@@ -169,43 +170,75 @@ func (s *Store) approve(b *Binding, states [][][]byte, approver []byte) (*Bindin
 	return &c, nil
 }
 
-// BindingState is what a token is bound to, and how the platform stands to it.
-type BindingState struct {
-	Bank     string
-	PCRs     []int
-	Approved [][][]byte // the states that open the token; a value for each PCR
-	Now      [][]byte   // the values now
+// Open tells whether the platform is in an approved state. now has a value for
+// each PCR.
+func (b *Binding) Open(now [][]byte) bool {
+	return slices.ContainsFunc(b.Approvals, func(a Approval) bool { return slices.EqualFunc(a.Values, now, bytes.Equal) })
 }
 
-// Open tells whether the platform is in an approved state.
-func (s *BindingState) Open() bool {
-	return slices.ContainsFunc(s.Approved, func(a [][]byte) bool { return slices.EqualFunc(a, s.Now, bytes.Equal) })
+// PCRChange is a PCR that has not the value it was sealed to.
+type PCRChange struct {
+	PCR           int
+	Approved, Now []byte
 }
 
-// Changed lists the PCRs whose value is in no approved state.
-func (s *BindingState) Changed() []int {
-	var out []int
-	for i, n := range s.PCRs {
-		if !slices.ContainsFunc(s.Approved, func(a [][]byte) bool { return bytes.Equal(a[i], s.Now[i]) }) {
-			out = append(out, n)
+// Changes compares the values of now with the approved state that is nearest.
+func (b *Binding) Changes(now [][]byte) []PCRChange {
+	var best []PCRChange
+	for i, a := range b.Approvals {
+		var c []PCRChange
+		for k, n := range b.PCRs {
+			if !bytes.Equal(a.Values[k], now[k]) {
+				c = append(c, PCRChange{n, a.Values[k], now[k]})
+			}
+		}
+		if i == 0 || len(c) < len(best) {
+			best = c
 		}
 	}
-	return out
+	return best
 }
 
-// BindingState reads the state of a token's binding: nil where it has none.
-// Without a login it is what the file says.
-func (t *Token) BindingState() (*BindingState, error) {
+// Mismatch is the error of a platform that is in no approved state: ErrPCR,
+// with the PCRs that changed.
+func (b *Binding) Mismatch(now [][]byte) error {
+	var m mismatch
+	for _, c := range b.Changes(now) {
+		m = append(m, fmt.Sprintf("PCR %d (%s) is %x, sealed to %x", c.PCR, b.Bank, c.Now, c.Approved))
+	}
+	return m
+}
+
+type mismatch []string
+
+func (m mismatch) Error() string {
+	return strings.Join(append([]string{ErrPCR.Error()}, m...), "; ")
+}
+
+func (m mismatch) Unwrap() error { return ErrPCR }
+
+// Binding reads what a token is bound to, nil where it is not, and the values
+// that the PCRs have now. Without a login the binding is what the file says.
+func (t *Token) Binding() (b *Binding, now [][]byte, err error) {
 	f, _, err := readToken(t.path, t.serial)
 	if err != nil || f.Binding == nil {
-		return nil, err
+		return nil, nil, err
 	}
-	s := &BindingState{Bank: f.Binding.Bank, PCRs: f.Binding.PCRs}
-	for _, a := range f.Binding.Approvals {
-		s.Approved = append(s.Approved, a.Values)
+	now, err = t.store.sealer.PCRs(f.Binding.Bank, f.Binding.PCRs)
+	return f.Binding, now, err
+}
+
+// Unbound counts the keys of a bound token whose seals are not bound: those
+// that a Bind or Unbind has left that was interrupted.
+func (t *Token) Unbound() (int, error) {
+	seals, err := t.seals()
+	n := 0
+	for _, s := range seals {
+		if !t.store.sealer.Bound(s.blob) {
+			n++
+		}
 	}
-	s.Now, err = t.store.sealer.PCRs(s.Bank, s.PCRs)
-	return s, err
+	return n, err
 }
 
 // ErrUnbound: the token is not bound to the platform.
@@ -239,12 +272,10 @@ func (t *Token) Rebind(soPIN []byte, predicted map[int][]byte) error {
 // for the SO. The present one must be approved already.
 func (t *Token) ConfirmBinding(soPIN []byte) error {
 	return t.reapprove(soPIN, func(b *Binding, now [][]byte) ([][][]byte, error) {
-		for _, a := range b.Approvals {
-			if slices.EqualFunc(a.Values, now, bytes.Equal) {
-				return [][][]byte{now}, nil
-			}
+		if !b.Open(now) {
+			return nil, b.Mismatch(now)
 		}
-		return nil, fmt.Errorf("%w: rebind instead of confirming", ErrPCR)
+		return [][][]byte{now}, nil
 	})
 }
 

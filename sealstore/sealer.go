@@ -86,6 +86,9 @@ type Sealer interface {
 	// try. Fails with ErrBlob if the TPM refuses to load b.
 	TryLoad(parent []byte, b Blob) error
 
+	// Bound tells whether a seal is bound to PCRs. It does not ask the device.
+	Bound(b Blob) bool
+
 	// ChangeAuth returns b with another authorisation value. b itself stays
 	// valid under the old one: whoever stores the result has to destroy b.
 	ChangeAuth(parent []byte, b Blob, oldAuth, newAuth []byte) (Blob, error)

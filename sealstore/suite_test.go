@@ -5,6 +5,7 @@ import (
 	"encoding/hex"
 	"fmt"
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/InterCooperative-Network/icn-p11/sealstore"
@@ -41,5 +42,34 @@ func memoryDevice(*testing.T) string {
 func TestMain(m *testing.M) { sealtest.Main(m, openDevice) }
 
 func TestMemory(t *testing.T) {
-	sealtest.Suite{Open: openDevice, Device: memoryDevice, Kills: 12}.Run(t)
+	// Every Sealer is a device of its own, also of those with the same key.
+	var mu sync.Mutex
+	devices := map[string][]*memseal.Sealer{}
+	extended := map[string][]int{}
+	sealtest.Suite{
+		Open: func(device string) (sealstore.Sealer, error) {
+			s, err := openDevice(device)
+			if err != nil {
+				return nil, err
+			}
+			mu.Lock()
+			defer mu.Unlock()
+			m := s.(*memseal.Sealer)
+			for _, pcr := range extended[device] {
+				m.Extend(pcr, sealtest.Extension)
+			}
+			devices[device] = append(devices[device], m)
+			return s, nil
+		},
+		Device: memoryDevice,
+		Extend: func(t *testing.T, device string, pcr int) {
+			mu.Lock()
+			defer mu.Unlock()
+			extended[device] = append(extended[device], pcr)
+			for _, m := range devices[device] {
+				m.Extend(pcr, sealtest.Extension)
+			}
+		},
+		Kills: 12,
+	}.Run(t)
 }

@@ -17,9 +17,15 @@ func init() {
 
 // TestTPM runs the suite over a TPM 2.0.
 func TestTPM(t *testing.T) {
+	tpms := map[string]*swtpmtest.TPM{}
 	sealtest.Suite{
-		Open:   openDevice,
-		Device: func(t *testing.T) string { return swtpmtest.Start(t).Device() },
+		Open: openDevice,
+		Device: func(t *testing.T) string {
+			s := swtpmtest.Start(t)
+			tpms[s.Device()] = s
+			return s.Device()
+		},
+		Extend: func(_ *testing.T, device string, pcr int) { tpms[device].Extend(pcr, sealtest.Extension) },
 		// Each kill may cost one of swtpm's three tries.
 		Kills: 2,
 	}.Run(t)

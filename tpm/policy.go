@@ -1,7 +1,6 @@
 package tpm
 
 import (
-	"bytes"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
@@ -89,31 +88,36 @@ func selection(bank string, pcrs []int) (tpm2.TPMLPCRSelection, error) {
 	}}}, nil
 }
 
-// PCRs implements sealstore.Sealer. A TPM answers for as many PCRs at a time
-// as it likes, so each is asked for alone.
+// PCRs implements sealstore.Sealer.
 func (t *TPM) PCRs(bank string, pcrs []int) (values [][]byte, err error) {
 	if _, err := selection(bank, pcrs); err != nil {
 		return nil, err
 	}
-	err = t.do("reading PCRs", func() error {
-		values = nil
-		for _, n := range pcrs {
-			sel, err := selection(bank, []int{n})
-			if err != nil {
-				return err
-			}
-			r, err := tpm2.PCRRead{PCRSelectionIn: sel}.Execute(t.link)
-			if err != nil {
-				return fmt.Errorf("reading PCR %d: %w", n, err)
-			}
-			if len(r.PCRValues.Digests) != 1 || len(r.PCRValues.Digests[0].Buffer) != banks[bank].size {
-				return fmt.Errorf("PCR %d has no value in the %s bank: choose another pcr_bank", n, bank)
-			}
-			values = append(values, bytes.Clone(r.PCRValues.Digests[0].Buffer))
-		}
-		return nil
+	err = t.do("reading PCRs", func() (err error) {
+		values, err = t.readPCRs(bank, pcrs)
+		return err
 	})
 	return values, err
+}
+
+// readPCRs asks for each PCR alone, since a TPM answers for as many at a time
+// as it likes.
+func (t *TPM) readPCRs(bank string, pcrs []int) (values [][]byte, err error) {
+	for _, n := range pcrs {
+		sel, err := selection(bank, []int{n})
+		if err != nil {
+			return nil, err
+		}
+		r, err := tpm2.PCRRead{PCRSelectionIn: sel}.Execute(t.link)
+		if err != nil {
+			return nil, fmt.Errorf("reading PCR %d: %w", n, err)
+		}
+		if len(r.PCRValues.Digests) != 1 || len(r.PCRValues.Digests[0].Buffer) != banks[bank].size {
+			return nil, fmt.Errorf("PCR %d has no value in the %s bank: choose another pcr_bank", n, bank)
+		}
+		values = append(values, r.PCRValues.Digests[0].Buffer)
+	}
+	return values, nil
 }
 
 const approverSize = 32
@@ -309,5 +313,18 @@ func (t *TPM) satisfy(s *warmSession, b *sealstore.Binding) error {
 		}
 		return nil
 	}
-	return fmt.Errorf("%w: the PCRs %v of the %s bank have none of the values that were approved", sealstore.ErrPCR, b.PCRs, b.Bank)
+	now, err := t.readPCRs(b.Bank, b.PCRs)
+	if err != nil {
+		return err
+	}
+	if b.Open(now) {
+		return tpm2.TPMRCPCRChanged // since the policy was tried; do tries once more
+	}
+	return b.Mismatch(now)
+}
+
+// Bound implements sealstore.Sealer.
+func (t *TPM) Bound(b sealstore.Blob) bool {
+	p, err := tpm2.Unmarshal[tpm2.TPMTPublic](b.Public)
+	return err == nil && len(p.AuthPolicy.Buffer) > 0
 }

@@ -60,18 +60,7 @@ var extension = bytes.Repeat([]byte{0xaa}, 32)
 func extend(t *testing.T, s *swtpmtest.TPM, d *tpm.TPM, pcr int) {
 	t.Helper()
 	d.Close()
-	c, err := net.Dial("unix", s.Path())
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer c.Close()
-	_, err = tpm2.PCRExtend{
-		PCRHandle: tpm2.AuthHandle{Handle: tpm2.TPMHandle(pcr), Auth: tpm2.PasswordAuth(nil)},
-		Digests:   tpm2.TPMLDigestValues{Digests: []tpm2.TPMTHA{{HashAlg: tpm2.TPMAlgSHA256, Digest: extension}}},
-	}.Execute(bare{c})
-	if err != nil {
-		t.Fatal(err)
-	}
+	s.Extend(pcr, extension)
 }
 
 func extended(v []byte) []byte {

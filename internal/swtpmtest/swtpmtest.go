@@ -10,6 +10,9 @@ import (
 	"path/filepath"
 	"testing"
 	"time"
+
+	"github.com/google/go-tpm/tpm2"
+	"github.com/google/go-tpm/tpm2/transport/linuxudstpm"
 )
 
 // TPM is a running swtpm with a state directory and a socket of its own.
@@ -78,6 +81,23 @@ func (s *TPM) Restart() {
 	s.t.Helper()
 	s.Stop()
 	s.start()
+}
+
+// Extend extends a PCR of the sha256 bank, as firmware that measures does.
+func (s *TPM) Extend(pcr int, digest []byte) {
+	s.t.Helper()
+	c, err := linuxudstpm.Open(s.Path())
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	defer c.Close()
+	_, err = tpm2.PCRExtend{
+		PCRHandle: tpm2.AuthHandle{Handle: tpm2.TPMHandle(pcr), Auth: tpm2.PasswordAuth(nil)},
+		Digests:   tpm2.TPMLDigestValues{Digests: []tpm2.TPMTHA{{HashAlg: tpm2.TPMAlgSHA256, Digest: digest}}},
+	}.Execute(c)
+	if err != nil {
+		s.t.Fatal(err)
+	}
 }
 
 // Path is the data socket's; the control socket has ".ctrl" after it, where

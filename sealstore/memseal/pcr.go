@@ -6,6 +6,7 @@ import (
 	"crypto/sha256"
 	"encoding/binary"
 	"fmt"
+	"slices"
 
 	"github.com/InterCooperative-Network/icn-p11/sealstore"
 )
@@ -90,9 +91,14 @@ func statement(b *sealstore.Binding, values [][]byte) []byte {
 	return m
 }
 
+// Bound implements sealstore.Sealer.
+func (s *Sealer) Bound(b sealstore.Blob) bool {
+	return len(b.Public) > len(magic) && b.Public[len(magic)]&flagBound != 0
+}
+
 // checkBinding tells whether a seal's binding lets it open now. s.mu is held.
 func (s *Sealer) checkBinding(b sealstore.Blob) error {
-	if b.Public[len(magic)]&flagBound == 0 {
+	if !s.Bound(b) {
 		return nil
 	}
 	if b.Binding == nil {
@@ -106,25 +112,12 @@ func (s *Sealer) checkBinding(b sealstore.Blob) error {
 		return err
 	}
 	for _, a := range b.Binding.Approvals {
-		if !equal(a.Values, now) {
-			continue
-		}
-		if !ed25519.Verify(b.Binding.Approver, statement(b.Binding, now), a.Signature) {
-			return fmt.Errorf("memseal: %w: an approval is not signed by the approver", sealstore.ErrIntegrity)
-		}
-		return nil
-	}
-	return fmt.Errorf("memseal: %w", sealstore.ErrPCR)
-}
-
-func equal(a, b [][]byte) bool {
-	if len(a) != len(b) {
-		return false
-	}
-	for i := range a {
-		if !bytes.Equal(a[i], b[i]) {
-			return false
+		if slices.EqualFunc(a.Values, now, bytes.Equal) {
+			if !ed25519.Verify(b.Binding.Approver, statement(b.Binding, now), a.Signature) {
+				return fmt.Errorf("memseal: %w: an approval is not signed by the approver", sealstore.ErrIntegrity)
+			}
+			return nil
 		}
 	}
-	return true
+	return fmt.Errorf("memseal: %w", b.Binding.Mismatch(now))
 }

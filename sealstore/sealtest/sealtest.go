@@ -26,6 +26,8 @@ type Suite struct {
 	Open Opener
 	// Device makes a device that stands for a machine of its own.
 	Device func(t *testing.T) string
+	// Extend changes a PCR of a device, as other firmware does.
+	Extend func(t *testing.T, device string, pcr int)
 	// Kills is the number of processes that get killed while they write.
 	Kills int
 }
@@ -52,6 +54,9 @@ func (s Suite) Run(t *testing.T) {
 		{"Damage", damage},
 		{"ForeignMachine", foreign},
 		{"Reinit", reinit},
+		{"Binding", binding},
+		{"BindLater", bindLater},
+		{"BindFails", bindFails},
 		{"Goroutines", goroutines},
 		{"Processes", processes},
 		{"Killed", killed},
