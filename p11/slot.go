@@ -342,7 +342,7 @@ func (m *Module) InitToken(id SlotID, pin []byte, label [32]byte) error {
 	l.mu.RUnlock()
 	if s.token == nil {
 		n := uint32(id)
-		info, err := l.store.Create(sealstore.InitParams{Label: name, SOPIN: pin, Slot: &n, Binding: l.binding()})
+		info, err := l.store.Create(sealstore.InitParams{Label: name, SOPIN: pin, Slot: &n, Binding: l.cfg.Binding()})
 		if err != nil {
 			return l.fail("making a token", "", err)
 		}
@@ -355,21 +355,13 @@ func (m *Module) InitToken(id SlotID, pin []byte, label [32]byte) error {
 		l.mu.Unlock()
 		return nil
 	}
-	_, err = l.store.Reinit(s.serial, name, pin, l.binding())
+	_, err = l.store.Reinit(s.serial, name, pin, l.cfg.Binding())
 	l.lockout.forget()
 	if err != nil {
 		return l.pinError("making a token anew", s, err)
 	}
 	l.logout(s)
 	return nil
-}
-
-// binding is what the configuration has new tokens bound to.
-func (l *library) binding() *sealstore.BindingSpec {
-	if !l.cfg.PlatformBinding {
-		return nil
-	}
-	return &sealstore.BindingSpec{Bank: l.cfg.PCRBank, PCRs: l.cfg.PCRs}
 }
 
 // WaitForSlotEvent is C_WaitForSlotEvent (section 5.5.4). There is no slot

@@ -41,6 +41,12 @@ type BindingSpec struct {
 	PCRs []int // 0 to 23, each once
 }
 
+// Check tells what is wrong with a specification.
+func (s BindingSpec) Check() error {
+	_, _, err := s.sorted()
+	return err
+}
+
 func (s BindingSpec) sorted() (bank string, pcrs []int, err error) {
 	pcrs = slices.Sorted(slices.Values(s.PCRs))
 	if len(pcrs) == 0 || pcrs[0] < 0 || pcrs[len(pcrs)-1] >= pcrCount || len(slices.Compact(slices.Clone(pcrs))) != len(pcrs) {
@@ -490,4 +496,43 @@ func (t *Token) reseal(f *tokenFile, o *objectFile, k *keyring, b *Binding) erro
 		return fmt.Errorf("%w: the new seal does not give its secret back", ErrIntegrity)
 	}
 	return k.seal(o, body)
+}
+
+// bootLogName is a file beside the token's: the firmware's event log of when
+// the binding was made. It only informs.
+const (
+	bootLogName = "boot-log"
+	maxBootLog  = 4 << 20
+)
+
+// SaveBootLog keeps the firmware's event log, so that it can be compared with
+// a later one. Fails with ErrTooLarge above 4 MiB.
+func (t *Token) SaveBootLog(p []byte) error {
+	if len(p) > maxBootLog {
+		return fmt.Errorf("an event log of %d bytes: %w", len(p), ErrTooLarge)
+	}
+	l, err := t.lock()
+	if err != nil {
+		return err
+	}
+	defer l.unlock()
+	if err := writeFile(t.path, bootLogName, p, true); err != nil {
+		return writeError(filepath.Join(t.path, bootLogName), err)
+	}
+	return nil
+}
+
+// BootLog gives what SaveBootLog kept, or ErrNotFound.
+func (t *Token) BootLog() ([]byte, error) {
+	path := filepath.Join(t.path, bootLogName)
+	dir, err := openDir(unix.AT_FDCWD, t.path, t.path)
+	if err != nil {
+		return nil, readError(path, err)
+	}
+	defer dir.Close()
+	p, _, err := readAt(dir, bootLogName, maxBootLog)
+	if err != nil {
+		return nil, readError(path, err)
+	}
+	return p, nil
 }

@@ -15,6 +15,7 @@ import (
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
 
+	"github.com/InterCooperative-Network/icn-p11/internal/bootlog"
 	"github.com/InterCooperative-Network/icn-p11/internal/config"
 	"github.com/InterCooperative-Network/icn-p11/internal/secmem"
 	"github.com/InterCooperative-Network/icn-p11/sealstore"
@@ -36,7 +37,10 @@ type check struct {
 }
 
 // doctor collects checks.
-type doctor struct{ checks []check }
+type doctor struct {
+	eventLog string
+	checks   []check
+}
 
 func (d *doctor) add(name, result, cure, detail string, args ...any) {
 	d.checks = append(d.checks, check{name, result, fmt.Sprintf(detail, args...), cure})
@@ -48,6 +52,7 @@ func (d *doctor) failed() bool {
 
 func (a *app) doctorCommand() *cobra.Command {
 	var asJSON bool
+	var eventLog string
 	cmd := &cobra.Command{
 		Use:   "doctor",
 		Short: "Find out what is wrong, and what to do about it",
@@ -55,7 +60,7 @@ func (a *app) doctorCommand() *cobra.Command {
 Nothing is changed. The exit status is 1 if a check failed.`,
 		Args: cobra.NoArgs,
 		RunE: a.does(func(*cobra.Command, []string) error {
-			d := &doctor{}
+			d := &doctor{eventLog: eventLog}
 			d.run(a)
 			if err := a.report(d, asJSON); err != nil {
 				return err
@@ -67,6 +72,7 @@ Nothing is changed. The exit status is 1 if a check failed.`,
 		}),
 	}
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
+	cmd.Flags().StringVar(&eventLog, "event-log", bootlog.Path, "the firmware's event log")
 	return cmd
 }
 
@@ -344,10 +350,56 @@ func (d *doctor) tokens(p *place, reachable bool) {
 		d.add(name, resultFail, "", "%v", err)
 		return
 	}
-	defer m.stop()
 	for _, t := range tokens {
 		d.token(t, m)
 	}
+	m.stop()
+	for _, t := range tokens {
+		d.binding(t, p)
+	}
+	p.tpm.Close()
+}
+
+// binding tells what of the platform has changed since a token was bound.
+func (d *doctor) binding(t sealstore.TokenInfo, p *place) {
+	name := "platform binding of " + printable(t.Label)
+	s, err := p.binding(t, d.eventLog)
+	if err != nil {
+		d.add(name, resultFail, "", "%v", explain(err))
+		return
+	}
+	if !s.Bound {
+		return
+	}
+	if s.Unbound > 0 {
+		d.add(name, resultWarn, fmt.Sprintf("icn-p11 pcr bind %s", t.Serial), "%s not bound, left by an interrupted change", count(s.Unbound, "key"))
+	}
+	if s.Open {
+		var n []int
+		for _, r := range s.PCRs {
+			n = append(n, r.PCR)
+		}
+		d.add(name, resultOK, "", "PCRs %s of the %s bank have approved values", numbers(n), s.Bank)
+		return
+	}
+	var changes []string
+	for _, r := range s.PCRs {
+		if !r.Changed {
+			continue
+		}
+		c := fmt.Sprintf("PCR %d (%s) is %s, sealed to %s", r.PCR, s.Bank, r.Now, strings.Join(slices.Compact(slices.Clone(r.Approved)), " or "))
+		if len(r.Gone) > 0 {
+			c += "; not measured any more: " + strings.Join(r.Gone, ", ")
+		}
+		if len(r.Added) > 0 {
+			c += "; measured now: " + strings.Join(r.Added, ", ")
+		}
+		changes = append(changes, c)
+	}
+	if s.EventLog != "" {
+		changes = append(changes, "event log: "+s.EventLog)
+	}
+	d.add(name, resultFail, fmt.Sprintf("where the change is meant: icn-p11 pcr rebind %s", t.Serial), "%s", strings.Join(changes, "; "))
 }
 
 func (d *doctor) token(t sealstore.TokenInfo, m *module) {

@@ -26,6 +26,8 @@ func explain(err error) error {
 		return fmt.Errorf("%w: nothing in it can be opened on this TPM", err)
 	case errors.Is(err, sealstore.ErrUnavailable):
 		return fmt.Errorf("%w (\"icn-p11 doctor\" looks into it)", err)
+	case errors.Is(err, sealstore.ErrPCR):
+		return fmt.Errorf("%w; \"icn-p11 pcr show TOKEN\" tells what changed, and where the change is meant, \"icn-p11 pcr rebind TOKEN\" approves it", err)
 	case errors.Is(err, sealstore.ErrIntegrity):
 		return fmt.Errorf("%w: restore the store's files from a backup of this machine", err)
 	}

@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"slices"
 	"strings"
 	"unicode"
 	"unicode/utf8"
@@ -14,6 +15,7 @@ import (
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
 
+	"github.com/InterCooperative-Network/icn-p11/internal/bootlog"
 	"github.com/InterCooperative-Network/icn-p11/internal/did"
 	"github.com/InterCooperative-Network/icn-p11/internal/pinsource"
 	"github.com/InterCooperative-Network/icn-p11/p11"
@@ -107,7 +109,7 @@ func (a *app) init(label, keyLabel string, userSource, soSource pinsource.Source
 	ctx, stop := signal.NotifyContext(context.Background(), unix.SIGINT, unix.SIGTERM, unix.SIGHUP)
 	context.AfterFunc(ctx, stop)
 	defer stop()
-	t, err := p.store.Create(sealstore.InitParams{Label: label, SOPIN: so.Bytes()})
+	t, err := p.store.Create(sealstore.InitParams{Label: label, SOPIN: so.Bytes(), Binding: p.cfg.Binding()})
 	if err != nil {
 		return explain(err)
 	}
@@ -122,6 +124,12 @@ func (a *app) init(label, keyLabel string, userSource, soSource pinsource.Source
 	}
 	a.note("Token %s in slot %d, serial number %s", printable(label), t.Slot, t.Serial)
 	a.note("Key %s, sealed to the TPM at %s", printable(keyLabel), device)
+	if b := p.cfg.Binding(); b != nil {
+		a.note("Bound to PCRs %s of the %s bank, as they are now", numbers(slices.Sorted(slices.Values(b.PCRs))), b.Bank)
+		if tok, err := p.store.Token(t.Serial); err == nil {
+			a.keepBootLog(tok, bootlog.Path)
+		}
+	}
 	_, err = fmt.Fprintln(a.out, did.Encode(public))
 	return err
 }

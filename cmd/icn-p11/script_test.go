@@ -1,11 +1,17 @@
 package main
 
 import (
+	"bytes"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
 	"testing"
 
+	"github.com/google/go-eventlog/register"
+	"github.com/google/go-eventlog/tcg"
 	"github.com/rogpeppe/go-internal/testscript"
 
 	"github.com/InterCooperative-Network/icn-p11/internal/swtpmtest"
@@ -27,6 +33,10 @@ const (
 //	tpm stop     as a power failure would
 //	tpm start    with the state that it had
 //	tpm other    another TPM in its place
+//	tpm boot LOG a restart, with the measurements of an event log
+//
+// $SECURE and $INSECURE are event logs of two boots: only the first has Secure
+// Boot on.
 func TestScript(t *testing.T) {
 	testscript.Run(t, testscript.Params{
 		Dir:                 "testdata/script",
@@ -50,12 +60,15 @@ func TestScript(t *testing.T) {
 			env.Setenv("DEVICE", tpm.Device())
 			env.Setenv("USER_PIN", "user-1234")
 			env.Setenv("SO_PIN", "so-1234")
+			if err := writeBootLogs(env); err != nil {
+				return err
+			}
 			return writeConf(conf, tpm.Device(), env.Getenv("STORE"))
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
 			"tpm": func(ts *testscript.TestScript, neg bool, args []string) {
-				if neg || len(args) != 1 {
-					ts.Fatalf("usage: tpm stop|start|other")
+				if neg || len(args) == 0 {
+					ts.Fatalf("usage: tpm stop|start|other|boot LOG")
 				}
 				tpm := ts.Value(tpmKey).(*swtpmtest.TPM)
 				switch args[0] {
@@ -66,8 +79,11 @@ func TestScript(t *testing.T) {
 				case "other":
 					other := swtpmtest.Start(ts.Value(testKey).(testing.TB))
 					ts.Check(writeConf(ts.Getenv("ICN_P11_CONF"), other.Device(), ts.Getenv("STORE")))
+				case "boot":
+					tpm.Reboot()
+					measure(ts, tpm, ts.ReadFile(args[1]))
 				default:
-					ts.Fatalf("usage: tpm stop|start|other")
+					ts.Fatalf("usage: tpm stop|start|other|boot LOG")
 				}
 			},
 		},
@@ -77,4 +93,37 @@ func TestScript(t *testing.T) {
 func writeConf(path, device, store string) error {
 	text := fmt.Sprintf("device_path = %q\nsealed_blob_dir = %q\nlog_file = %q\n", device, store, path+".log")
 	return os.WriteFile(path, []byte(text), 0o600)
+}
+
+// measure extends the PCRs by the events of a log, as firmware does.
+func measure(ts *testscript.TestScript, tpm *swtpmtest.TPM, log string) {
+	l, err := tcg.ParseEventLog([]byte(log), tcg.ParseOpts{})
+	ts.Check(err)
+	for _, e := range l.Events(register.HashSHA256) {
+		if e.Type != tcg.NoAction {
+			tpm.Extend(e.Index, e.Digest)
+		}
+	}
+}
+
+func writeBootLogs(env *testscript.Env) error {
+	secure, err := os.ReadFile("../../internal/bootlog/testdata/secure_boot.bin")
+	if err != nil {
+		return err
+	}
+	// The digest of the variable SecureBoot.
+	on, _ := hex.DecodeString("ccfc4bb32888a345bc8aeadaba552b627d99348c767681ab3141f5b01e40a40e")
+	off := sha256.Sum256(on)
+	insecure := bytes.Replace(secure, on, off[:], 1)
+	if bytes.Equal(secure, insecure) {
+		return errors.New("the event log has no variable SecureBoot that is on")
+	}
+	for name, log := range map[string][]byte{"SECURE": secure, "INSECURE": insecure} {
+		path := filepath.Join(env.WorkDir, name)
+		env.Setenv(name, path)
+		if err := os.WriteFile(path, log, 0o600); err != nil {
+			return err
+		}
+	}
+	return nil
 }

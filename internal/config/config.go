@@ -14,6 +14,8 @@ import (
 
 	"github.com/pelletier/go-toml/v2"
 	"github.com/pelletier/go-toml/v2/unstable"
+
+	"github.com/InterCooperative-Network/icn-p11/sealstore"
 )
 
 // SystemFile is read where a user has no file of his own.
@@ -242,17 +244,16 @@ var ErrUnsupported = errors.New("not supported by this version")
 // Unsupported tells why no token may be made under this configuration: one
 // that asks for a protection which the token would not have.
 func (c *Config) Unsupported() error {
-	for _, k := range []struct {
-		on   bool
-		name string
-		what string
-	}{
-		{c.PlatformBinding, "platform_binding", "sealing to PCR values"},
-		{c.Attestation, "attestation", "attestation"},
-	} {
-		if k.on {
-			return fmt.Errorf("%s = true in %s: %s is %w; set it to false", k.name, c.Source, k.what, ErrUnsupported)
-		}
+	if c.Attestation {
+		return fmt.Errorf("attestation = true in %s: attestation is %w; set it to false", c.Source, ErrUnsupported)
 	}
 	return nil
+}
+
+// Binding is what new tokens are bound to, nil for nothing.
+func (c *Config) Binding() *sealstore.BindingSpec {
+	if !c.PlatformBinding {
+		return nil
+	}
+	return &sealstore.BindingSpec{Bank: c.PCRBank, PCRs: c.PCRs}
 }

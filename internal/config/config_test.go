@@ -4,6 +4,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -141,9 +142,23 @@ func TestUnsupported(t *testing.T) {
 	if err := c.Unsupported(); err != nil {
 		t.Error(err)
 	}
-	c.PlatformBinding = true
+	c.Attestation = true
 	if err := c.Unsupported(); err == nil {
-		t.Error("platform_binding passes")
+		t.Error("attestation passes")
+	}
+}
+
+func TestBinding(t *testing.T) {
+	c, err := Parse("f", []byte("pcrs = [1, 4]\n"))
+	if err != nil || c.Binding() != nil {
+		t.Errorf("%+v, %v", c.Binding(), err)
+	}
+	c, err = Parse("f", []byte("platform_binding = true\npcrs = [1, 4]\npcr_bank = \"sha1\"\n"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if b := c.Binding(); b == nil || b.Bank != "sha1" || !slices.Equal(b.PCRs, []int{1, 4}) {
+		t.Errorf("%+v", b)
 	}
 }
 

@@ -83,12 +83,34 @@ func (s *TPM) Restart() {
 	s.start()
 }
 
-// Extend extends a PCR of the sha256 bank, as firmware that measures does.
-func (s *TPM) Extend(pcr int, digest []byte) {
+// Reboot restarts the TPM as a machine does that is shut down in order: unlike
+// after a power failure, no try of a PIN is counted for it.
+func (s *TPM) Reboot() {
 	s.t.Helper()
 	c, err := linuxudstpm.Open(s.Path())
 	if err != nil {
 		s.t.Fatal(err)
+	}
+	_, err = tpm2.Shutdown{ShutdownType: tpm2.TPMSUClear}.Execute(c)
+	c.Close()
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	s.Restart()
+}
+
+// Extend extends a PCR of the sha256 bank, as firmware that measures does.
+func (s *TPM) Extend(pcr int, digest []byte) {
+	s.t.Helper()
+	ExtendAt(s.t, s.Path(), pcr, digest)
+}
+
+// ExtendAt is Extend for a TPM that another process has started.
+func ExtendAt(t testing.TB, path string, pcr int, digest []byte) {
+	t.Helper()
+	c, err := linuxudstpm.Open(path)
+	if err != nil {
+		t.Fatal(err)
 	}
 	defer c.Close()
 	_, err = tpm2.PCRExtend{
@@ -96,7 +118,7 @@ func (s *TPM) Extend(pcr int, digest []byte) {
 		Digests:   tpm2.TPMLDigestValues{Digests: []tpm2.TPMTHA{{HashAlg: tpm2.TPMAlgSHA256, Digest: digest}}},
 	}.Execute(c)
 	if err != nil {
-		s.t.Fatal(err)
+		t.Fatal(err)
 	}
 }
 

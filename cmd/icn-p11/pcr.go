@@ -1,0 +1,398 @@
+package main
+
+import (
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"slices"
+	"strconv"
+	"strings"
+	"text/tabwriter"
+
+	"github.com/spf13/cobra"
+
+	"github.com/InterCooperative-Network/icn-p11/internal/bootlog"
+	"github.com/InterCooperative-Network/icn-p11/internal/pinsource"
+	"github.com/InterCooperative-Network/icn-p11/sealstore"
+)
+
+// pcrFlags are what the verbs of pcr take.
+type pcrFlags struct {
+	user, so pinsource.Source
+	eventLog string
+	spec     sealstore.BindingSpec
+	predict  []string
+	json     bool
+}
+
+func (a *app) pcrCommand() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "pcr",
+		Short: "Bind a token to the state of the platform, and keep it bound through updates",
+		Long: `A bound token opens only while PCRs of the TPM have values that were approved:
+with the firmware, boot loader and settings that they measure. The SO approves
+other values.`,
+		Args: cobra.NoArgs,
+		RunE: func(*cobra.Command, []string) error {
+			return usage("which command? show, bind, unbind, rebind or confirm")
+		},
+	}
+	cmd.AddCommand(
+		a.pcrVerb("show", "Show what a token is bound to, and what has changed", `Show the PCRs that a token is bound to, with the values that open it and those of
+now. Where the firmware's event log can be read (as root), and was when the token
+was bound, it tells what was measured differently. Needs no PIN.`, a.pcrShow),
+		a.pcrVerb("bind", "Bind a token to PCRs as they are now", `Bind a token, and all its keys, to the values that the PCRs have now. Needs the SO
+PIN, and the user PIN where one is set. An interrupted run leaves every key
+usable; run it again.`, a.pcrBind),
+		a.pcrVerb("unbind", "Take a token's binding away", `Make a token, and all its keys, independent of PCRs. Needs the SO PIN, and the user
+PIN where one is set, and that the token opens at present. An interrupted run
+leaves every key usable; run it again.`, a.pcrUnbind),
+		a.pcrVerb("rebind", "Approve the PCR values of now, and predicted ones", `Approve the values that the PCRs have now instead of those before: after an update
+of firmware or boot loader. With --predict, before the update, approve the state
+with those values as well; after it "pcr confirm" withdraws the old one.
+The SO PIN is enough. One file is replaced, whatever the number of keys.`, a.pcrRebind),
+		a.pcrVerb("confirm", "Withdraw every approved state but the present one", `After an update that "pcr rebind --predict" has announced: withdraw the approval of
+the state before it. The SO PIN is enough.`, a.pcrConfirm))
+	return cmd
+}
+
+func (a *app) pcrVerb(verb, short, long string, run func(*place, sealstore.TokenInfo, pcrFlags) error) *cobra.Command {
+	var o pcrFlags
+	cmd := &cobra.Command{
+		Use:               verb + " TOKEN",
+		Short:             short,
+		Long:              long,
+		Args:              oneToken,
+		ValidArgsFunction: completeToken,
+		RunE: a.does(func(_ *cobra.Command, args []string) error {
+			p, err := a.open()
+			if err != nil {
+				return err
+			}
+			defer p.tpm.Close()
+			t, err := p.find(args[0])
+			if err != nil {
+				return err
+			}
+			return run(p, t, o)
+		}),
+	}
+	f := cmd.Flags()
+	if verb != "confirm" && verb != "unbind" {
+		f.StringVar(&o.eventLog, "event-log", bootlog.Path, "the firmware's event log")
+	}
+	if verb == "show" {
+		f.BoolVar(&o.json, "json", false, "print JSON")
+		return cmd
+	}
+	f.Var(&o.so, "so-pin-source", "where the SO PIN comes from")
+	completeSource(cmd, "so-pin-source")
+	switch verb {
+	case "bind":
+		f.IntSliceVar(&o.spec.PCRs, "pcrs", nil, "numbers of the PCRs (default: pcrs of the configuration)")
+		f.StringVar(&o.spec.Bank, "pcr-bank", "", "hash algorithm of the bank (default: pcr_bank of the configuration)")
+		noCompletion(cmd, "pcrs")
+		cmd.RegisterFlagCompletionFunc("pcr-bank", cobra.FixedCompletions([]cobra.Completion{"sha256", "sha384", "sha512", "sha1"}, cobra.ShellCompDirectiveNoFileComp))
+		fallthrough
+	case "unbind":
+		f.Var(&o.user, "pin-source", "where the user PIN comes from")
+		completeSource(cmd, "pin-source")
+	case "rebind":
+		f.StringArrayVar(&o.predict, "predict", nil, "a value that a PCR will have, as N=HEX; for several PCRs several times")
+		noCompletion(cmd, "predict")
+	}
+	return cmd
+}
+
+// pins reads the PINs that a change of the binding takes.
+func (p *place) pins(t sealstore.TokenInfo, o pcrFlags, change func(tok *sealstore.Token, user, so []byte) error) error {
+	tok, err := p.store.Token(t.Serial)
+	if err != nil {
+		return err
+	}
+	// Nobody should type PINs to hear that the TPM is missing.
+	if _, err := p.tpm.Parent(); err != nil {
+		return explain(err)
+	}
+	so, err := o.so.Read("SO PIN", false)
+	if err != nil {
+		return err
+	}
+	defer so.Destroy()
+	var user []byte
+	if t.UserPIN {
+		b, err := o.user.Read("user PIN", false)
+		if err != nil {
+			return err
+		}
+		defer b.Destroy()
+		user = b.Bytes()
+	}
+	return change(tok, user, so.Bytes())
+}
+
+func (a *app) pcrBind(p *place, t sealstore.TokenInfo, o pcrFlags) error {
+	if o.spec.PCRs == nil {
+		o.spec.PCRs = p.cfg.PCRs
+	}
+	if o.spec.Bank == "" {
+		o.spec.Bank = p.cfg.PCRBank
+	}
+	if err := o.spec.Check(); err != nil {
+		return usageError{err}
+	}
+	return p.pins(t, o, func(tok *sealstore.Token, user, so []byte) error {
+		if err := tok.Bind(user, so, o.spec); err != nil {
+			return p.bindingFailure(t, err)
+		}
+		a.keepBootLog(tok, o.eventLog)
+		a.note("Token %s is bound to PCRs %s of the %s bank, as they are now", printable(t.Label), numbers(slices.Sorted(slices.Values(o.spec.PCRs))), o.spec.Bank)
+		return nil
+	})
+}
+
+func (a *app) pcrUnbind(p *place, t sealstore.TokenInfo, o pcrFlags) error {
+	return p.pins(t, o, func(tok *sealstore.Token, user, so []byte) error {
+		if err := tok.Unbind(user, so); err != nil {
+			return p.bindingFailure(t, err)
+		}
+		a.note("Token %s is not bound to PCRs any more", printable(t.Label))
+		return nil
+	})
+}
+
+func (a *app) pcrRebind(p *place, t sealstore.TokenInfo, o pcrFlags) error {
+	predicted, err := predictions(o.predict)
+	if err != nil {
+		return err
+	}
+	t.UserPIN = false // not asked for
+	return p.pins(t, o, func(tok *sealstore.Token, _, so []byte) error {
+		if err := tok.Rebind(so, predicted); err != nil {
+			return p.bindingFailure(t, err)
+		}
+		a.keepBootLog(tok, o.eventLog)
+		if len(predicted) > 0 {
+			a.note("Token %s opens now and in the predicted state; after the update: icn-p11 pcr confirm %s", printable(t.Label), t.Serial)
+		} else {
+			a.note("Token %s is bound to its PCRs as they are now", printable(t.Label))
+		}
+		return nil
+	})
+}
+
+func (a *app) pcrConfirm(p *place, t sealstore.TokenInfo, o pcrFlags) error {
+	t.UserPIN = false // not asked for
+	return p.pins(t, o, func(tok *sealstore.Token, _, so []byte) error {
+		if err := tok.ConfirmBinding(so); err != nil {
+			return p.bindingFailure(t, err)
+		}
+		a.note("Token %s opens in the present state alone", printable(t.Label))
+		return nil
+	})
+}
+
+// predictions reads N=HEX.
+func predictions(args []string) (map[int][]byte, error) {
+	out := map[int][]byte{}
+	for _, s := range args {
+		pcr, value, ok := strings.Cut(s, "=")
+		n, err := strconv.Atoi(pcr)
+		v, herr := hex.DecodeString(value)
+		if !ok || err != nil || herr != nil || len(v) == 0 {
+			return nil, usage("--predict %s: N=HEX is expected, as in 7=65ca…", s)
+		}
+		if out[n] != nil {
+			return nil, usage("--predict: PCR %d is given twice", n)
+		}
+		out[n] = v
+	}
+	return out, nil
+}
+
+// bindingFailure explains why a binding could not be changed.
+func (p *place) bindingFailure(t sealstore.TokenInfo, err error) error {
+	switch {
+	case errors.Is(err, sealstore.ErrAuth) && strings.Contains(err.Error(), "user PIN"):
+		return p.pinFailure("user", err)
+	case errors.Is(err, sealstore.ErrAuth):
+		return p.pinFailure("SO", err)
+	case errors.Is(err, sealstore.ErrUnbound):
+		return fmt.Errorf("%w; \"icn-p11 pcr bind %s\" binds it", sealstore.ErrUnbound, t.Serial)
+	}
+	return explain(err)
+}
+
+// keepBootLog keeps the event log beside the token, to compare a later boot
+// with it. It only informs, so that without one everything else works.
+func (a *app) keepBootLog(tok *sealstore.Token, path string) {
+	data, err := readBootLog(path)
+	if err == nil {
+		err = tok.SaveBootLog(data)
+	}
+	if err != nil {
+		a.note("The firmware's event log is not kept, so that later changes will not be explained: %v", err)
+	}
+}
+
+func readBootLog(path string) ([]byte, error) {
+	f, err := os.Open(path)
+	switch {
+	case errors.Is(err, fs.ErrPermission):
+		return nil, fmt.Errorf("%s: permission denied: run this as root", path)
+	case err != nil:
+		return nil, err
+	}
+	defer f.Close()
+	data, err := io.ReadAll(io.LimitReader(f, bootlog.Max+1))
+	if err == nil {
+		_, err = bootlog.Parse(data)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", path, err)
+	}
+	return data, nil
+}
+
+// bindingState is what pcr show tells.
+type bindingState struct {
+	Bound    bool       `json:"bound"`
+	Bank     string     `json:"pcr_bank,omitempty"`
+	Open     bool       `json:"open"`
+	Unbound  int        `json:"unbound_keys"`
+	PCRs     []pcrState `json:"pcrs,omitempty"`
+	EventLog string     `json:"event_log,omitempty"` // why it does not explain a change
+}
+
+type pcrState struct {
+	PCR      int      `json:"pcr"`
+	Now      string   `json:"now"`
+	Approved []string `json:"approved"` // one for each approved state
+	Changed  bool     `json:"changed"`
+	Gone     []string `json:"events_gone,omitempty"`
+	Added    []string `json:"events_added,omitempty"`
+}
+
+// binding finds out what a token is bound to, and what has changed.
+func (p *place) binding(t sealstore.TokenInfo, eventLog string) (s bindingState, err error) {
+	tok, err := p.store.Token(t.Serial)
+	if err != nil {
+		return s, err
+	}
+	b, now, err := tok.Binding()
+	if err != nil || b == nil {
+		return bindingState{Open: true}, err
+	}
+	s = bindingState{Bound: true, Bank: b.Bank, Open: b.Open(now)}
+	if s.Unbound, err = tok.Unbound(); err != nil {
+		return s, err
+	}
+	changed := map[int]sealstore.PCRChange{}
+	for _, c := range b.Changes(now) {
+		changed[c.PCR] = c
+	}
+	for i, n := range b.PCRs {
+		r := pcrState{PCR: n, Now: hex.EncodeToString(now[i])}
+		for _, a := range b.Approvals {
+			r.Approved = append(r.Approved, hex.EncodeToString(a.Values[i]))
+		}
+		_, r.Changed = changed[n]
+		s.PCRs = append(s.PCRs, r)
+	}
+	if !s.Open {
+		if err := s.explain(tok, b, now, eventLog); err != nil {
+			s.EventLog = err.Error()
+		}
+	}
+	return s, nil
+}
+
+// explain compares the event log of now with that of the binding.
+func (s *bindingState) explain(tok *sealstore.Token, b *sealstore.Binding, now [][]byte, eventLog string) error {
+	data, err := readBootLog(eventLog)
+	if err != nil {
+		return err
+	}
+	new, err := bootlog.Parse(data)
+	if err != nil {
+		return err
+	}
+	if err := new.Check(b.Bank, b.PCRs, now); err != nil {
+		return err
+	}
+	data, err = tok.BootLog()
+	if errors.Is(err, sealstore.ErrNotFound) {
+		return errors.New("none was kept when the token was bound")
+	}
+	if err != nil {
+		return err
+	}
+	old, err := bootlog.Parse(data)
+	if err != nil {
+		return err
+	}
+	if !slices.ContainsFunc(b.Approvals, func(a sealstore.Approval) bool { return old.Check(b.Bank, b.PCRs, a.Values) == nil }) {
+		return errors.New("the one that was kept does not lead to the approved values")
+	}
+	for i := range s.PCRs {
+		if r := &s.PCRs[i]; r.Changed {
+			r.Gone, r.Added = bootlog.Diff(old, new, b.Bank, r.PCR)
+		}
+	}
+	return nil
+}
+
+func (a *app) pcrShow(p *place, t sealstore.TokenInfo, o pcrFlags) error {
+	s, err := p.binding(t, o.eventLog)
+	if err != nil {
+		return explain(err)
+	}
+	if o.json {
+		return a.json(s)
+	}
+	return s.print(a.out)
+}
+
+func (s *bindingState) print(out io.Writer) error {
+	if !s.Bound {
+		_, err := fmt.Fprintln(out, "Not bound to PCRs")
+		return err
+	}
+	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
+	fmt.Fprintf(w, "Bank\t%s\n", s.Bank)
+	fmt.Fprintf(w, "Opens now\t%s\n", map[bool]string{true: "yes", false: "no"}[s.Open])
+	if s.Unbound > 0 {
+		fmt.Fprintf(w, "Keys not bound\t%d, left by an interrupted change: bind or unbind again\n", s.Unbound)
+	}
+	for _, r := range s.PCRs {
+		mark := ""
+		if r.Changed {
+			mark = "  CHANGED"
+		}
+		fmt.Fprintf(w, "PCR %d\t%s%s\n", r.PCR, r.Now, mark)
+		for _, v := range slices.Compact(slices.Clone(r.Approved)) {
+			fmt.Fprintf(w, "  approved\t%s\n", v)
+		}
+		for _, e := range r.Gone {
+			fmt.Fprintf(w, "  not measured any more\t%s\n", e)
+		}
+		for _, e := range r.Added {
+			fmt.Fprintf(w, "  measured now\t%s\n", e)
+		}
+	}
+	if s.EventLog != "" {
+		fmt.Fprintf(w, "Event log\t%s\n", s.EventLog)
+	}
+	return w.Flush()
+}
+
+func numbers(n []int) string {
+	s := make([]string, len(n))
+	for i, k := range n {
+		s[i] = strconv.Itoa(k)
+	}
+	return strings.Join(s, ", ")
+}
