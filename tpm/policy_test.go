@@ -2,9 +2,13 @@ package tpm_test
 
 import (
 	"bytes"
+	"crypto/ecdsa"
+	"crypto/elliptic"
 	"crypto/sha256"
 	"errors"
+	"math/big"
 	"net"
+	"slices"
 	"testing"
 
 	"github.com/google/go-tpm/tpm2"
@@ -213,6 +217,34 @@ func TestPolicyDigest(t *testing.T) {
 	}
 	if public.ObjectAttributes.UserWithAuth {
 		t.Error("the authorisation value alone opens a bound seal")
+	}
+
+	// What the approver has signed is what PolicyPCR with these values leaves.
+	pcrs, end, err := tpm2.PolicySession(bare{c}, tpm2.TPMAlgSHA256, 16, tpm2.Trial())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer end()
+	_, err = tpm2.PolicyPCR{PolicySession: pcrs.Handle(), Pcrs: tpm2.TPMLPCRSelection{PCRSelections: []tpm2.TPMSPCRSelection{{
+		Hash: tpm2.TPMAlgSHA256, PCRSelect: tpm2.PCClientCompatible.PCRs(0, 7),
+	}}}}.Execute(bare{c})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if r, err = (tpm2.PolicyGetDigest{PolicySession: pcrs.Handle()}).Execute(bare{c}); err != nil {
+		t.Fatal(err)
+	}
+	point, err := approverKey.Unique.ECC()
+	if err != nil {
+		t.Fatal(err)
+	}
+	key, err := ecdsa.ParseUncompressedPublicKey(elliptic.P256(), slices.Concat([]byte{4}, point.X.Buffer, point.Y.Buffer))
+	if err != nil {
+		t.Fatal(err)
+	}
+	digest, sig := sha256.Sum256(r.PolicyDigest.Buffer), b.Approvals[0].Signature
+	if !ecdsa.Verify(key, digest[:], new(big.Int).SetBytes(sig[:32]), new(big.Int).SetBytes(sig[32:])) {
+		t.Error("the approver has signed another digest than the TPM arrives at")
 	}
 }
 
