@@ -538,6 +538,47 @@ func (s *Store) reinit(serial, label string, soPIN []byte, binding *BindingSpec)
 	return f.info(), nil
 }
 
+// Delete removes a token with all that is in it. The TPM checks the SO PIN.
+// Whatever happens meanwhile, the whole token is there or none of it is seen.
+func (s *Store) Delete(serial string, soPIN []byte) error {
+	t, err := s.Token(serial)
+	if err != nil {
+		return err
+	}
+	all, err := s.lock()
+	if err != nil {
+		return err
+	}
+	defer all.unlock()
+	l, err := t.lock()
+	if err != nil {
+		return err
+	}
+	defer l.unlock()
+	f, _, err := readToken(t.path, serial)
+	if err != nil {
+		return err
+	}
+	root, err := t.openRoot(f, SO, soPIN)
+	if err != nil {
+		return err
+	}
+	root.destroy()
+	removeTemps(s.tokensDir())
+	gone := filepath.Join(s.tokensDir(), tempName())
+	if err := os.Rename(t.path, gone); err != nil {
+		return writeError(t.path, err)
+	}
+	t.drop()
+	if err := syncDir(s.tokensDir()); err != nil {
+		return writeError(t.path, err)
+	}
+	if err := os.RemoveAll(gone); err != nil {
+		return writeError(gone, err)
+	}
+	return nil
+}
+
 // replaceInPlace is for file systems that cannot exchange directories. The
 // token file decides which token is there; the old objects have become
 // unreadable with the old one and are removed after it.

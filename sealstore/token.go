@@ -438,6 +438,22 @@ func (t *Token) rewrite(change func(*tokenFile) (*keyring, error)) error {
 	return nil
 }
 
+// Rename gives a token another label, for the SO.
+func (t *Token) Rename(soPIN []byte, label string) error {
+	padded, err := padLabel(label)
+	if err != nil {
+		return err
+	}
+	return t.rewrite(func(f *tokenFile) (*keyring, error) {
+		root, err := t.openRoot(f, SO, soPIN)
+		if err != nil {
+			return nil, err
+		}
+		f.Label = padded
+		return root, nil
+	})
+}
+
 func idName(id ID) string { return hex.EncodeToString(id[:]) }
 
 // parseID takes an object's file name apart.

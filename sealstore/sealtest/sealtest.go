@@ -54,6 +54,7 @@ func (s Suite) Run(t *testing.T) {
 		{"Damage", damage},
 		{"ForeignMachine", foreign},
 		{"Reinit", reinit},
+		{"RenameDelete", renameDelete},
 		{"Binding", binding},
 		{"BindLater", bindLater},
 		{"BindFails", bindFails},
@@ -671,5 +672,44 @@ func goroutines(t *testing.T, f *fixture) {
 		if string(o.Body) != "changed" {
 			t.Errorf("%+v", o)
 		}
+	}
+}
+
+func renameDelete(t *testing.T, f *fixture) {
+	tok := f.token(t)
+	ser := serial(t, tok)
+	id, err := put(tok)
+	ok(t, err)
+	other, err := f.store.Create(sealstore.InitParams{Label: "other", SOPIN: SOPIN})
+	ok(t, err)
+
+	fails(t, tok.Rename([]byte("not the so pin"), "new"), sealstore.ErrAuth)
+	if err := tok.Rename(SOPIN, "a label of more than thirty-two bytes"); err == nil {
+		t.Error("a long label was taken")
+	}
+	ok(t, tok.Rename(SOPIN, "new name"))
+	info, err := tok.Info()
+	ok(t, err)
+	if info.Label != "new name" || info.Serial != ser {
+		t.Errorf("%+v", info)
+	}
+	ok(t, f.opens(t, ser, id))
+
+	fails(t, f.store.Delete(ser, []byte("not the so pin")), sealstore.ErrAuth)
+	fails(t, f.store.Delete("0123456789abcdef", SOPIN), sealstore.ErrNotFound)
+	ok(t, f.opens(t, ser, id))
+	ok(t, f.store.Delete(ser, SOPIN))
+	list, err := f.store.Tokens()
+	ok(t, err)
+	if len(list) != 1 || list[0].Serial != other.Serial {
+		t.Errorf("left: %+v", list)
+	}
+	_, err = unseal(t, tok, id)
+	if err == nil {
+		t.Error("a key of a deleted token opens")
+	}
+	left, _ := os.ReadDir(filepath.Join(f.dir, "tokens"))
+	if len(left) != 1 {
+		t.Errorf("files are left: %v", left)
 	}
 }
