@@ -7,7 +7,7 @@ need=(gcc make binutils libc6-dev)
 case ${1:-} in
 build) ;;
 demo) need+=(swtpm opensc p11-kit openssl) ;;
-test) need+=(swtpm opensc p11-kit gnutls-bin openssl git) ;;
+test) need+=(swtpm opensc p11-kit gnutls-bin openssl openssh-client git) ;;
 lint) need+=(shellcheck git) ;;
 interop) need+=(swtpm debootstrap util-linux openssl) ;;
 *)

@@ -81,14 +81,8 @@ func (a *app) init(label, keyLabel string, userSource, soSource pinsource.Source
 	if err := p.cfg.Unsupported(); err != nil {
 		return fmt.Errorf("no token made: %w", err)
 	}
-	tokens, err := p.store.Tokens()
-	if err != nil {
+	if err := p.unused(label, ""); err != nil {
 		return err
-	}
-	for _, t := range tokens {
-		if t.Label == label || t.Serial == label {
-			return fmt.Errorf("there is a token %s already, serial number %s: choose another label", printable(label), t.Serial)
-		}
 	}
 	// Nobody should type four PINs to hear that the TPM is missing.
 	if _, err := p.tpm.Parent(); err != nil {
@@ -148,7 +142,6 @@ func fill(ctx context.Context, t sealstore.TokenInfo, keyLabel string, so, user 
 	if err != nil {
 		return public, err
 	}
-	yes, no := []byte{1}, []byte{0}
 	var pub p11.ObjectHandle
 	for _, step := range []func() error{
 		func() error { return m.Login(s, p11.CKU_SO, so) },
@@ -156,21 +149,7 @@ func fill(ctx context.Context, t sealstore.TokenInfo, keyLabel string, so, user 
 		func() error { return m.Logout(s) },
 		func() error { return m.Login(s, p11.CKU_USER, user) },
 		func() (err error) {
-			pub, _, err = m.GenerateKeyPair(s, p11.Mechanism{Type: p11.CKM_EC_EDWARDS_KEY_PAIR_GEN},
-				[]p11.Attribute{
-					{Type: p11.CKA_TOKEN, Value: yes},
-					{Type: p11.CKA_VERIFY, Value: yes},
-					{Type: p11.CKA_LABEL, Value: []byte(keyLabel)},
-					{Type: p11.CKA_EC_PARAMS, Value: edwardsParams},
-				},
-				[]p11.Attribute{
-					{Type: p11.CKA_TOKEN, Value: yes},
-					{Type: p11.CKA_PRIVATE, Value: yes},
-					{Type: p11.CKA_SENSITIVE, Value: yes},
-					{Type: p11.CKA_SIGN, Value: yes},
-					{Type: p11.CKA_EXTRACTABLE, Value: no},
-					{Type: p11.CKA_LABEL, Value: []byte(keyLabel)},
-				})
+			pub, err = m.generate(s, keyLabel)
 			return err
 		},
 		func() error {

@@ -1,0 +1,222 @@
+package main
+
+import (
+	"bufio"
+	"errors"
+	"fmt"
+	"os"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/InterCooperative-Network/icn-p11/internal/pinsource"
+	"github.com/InterCooperative-Network/icn-p11/sealstore"
+)
+
+func (a *app) tokenCommand() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "token",
+		Short: "Rename or delete a token",
+		Args:  cobra.NoArgs,
+		RunE:  func(*cobra.Command, []string) error { return usage("which command? rename or delete") },
+	}
+	cmd.AddCommand(a.tokenRename(), a.tokenDelete())
+	return cmd
+}
+
+// change is what every verb that changes something takes.
+type change struct {
+	so, user pinsource.Source
+	yes      bool
+	dryRun   bool
+	json     bool
+}
+
+// flags declares the flags of a verb that changes something.
+func (c *change) flags(cmd *cobra.Command, so, user, asks bool) {
+	f := cmd.Flags()
+	if so {
+		f.Var(&c.so, "so-pin-source", "where the SO PIN comes from")
+		completeSource(cmd, "so-pin-source")
+	}
+	if user {
+		f.Var(&c.user, "pin-source", "where the user PIN comes from")
+		completeSource(cmd, "pin-source")
+	}
+	if asks {
+		f.BoolVar(&c.yes, "yes", false, "do not ask")
+	}
+	f.BoolVar(&c.dryRun, "dry-run", false, "say what would be done, and do nothing")
+	f.BoolVar(&c.json, "json", false, "print JSON")
+}
+
+// report prints what was done, or would be: as JSON, else as the note.
+func (a *app) outcome(c change, result any, note string, args ...any) error {
+	if c.json {
+		return a.json(result)
+	}
+	if c.dryRun {
+		note = "Would: " + note
+	}
+	a.note(note, args...)
+	return nil
+}
+
+// confirm has a person type a word, on the terminal.
+func confirm(question, word string) error {
+	tty, err := os.OpenFile("/dev/tty", os.O_RDWR, 0)
+	if err != nil {
+		return errors.New("there is no terminal to ask on: --yes goes without asking")
+	}
+	defer tty.Close()
+	fmt.Fprintf(tty, "%s Type %s to go on: ", question, word)
+	line, err := bufio.NewReader(tty).ReadString('\n')
+	if err != nil {
+		return err
+	}
+	if strings.TrimSpace(line) != word {
+		return errors.New("nothing was done")
+	}
+	return nil
+}
+
+// tokenResult is what the verbs of token print.
+type tokenResult struct {
+	Serial string `json:"serial"`
+	Label  string `json:"label"`
+	DryRun bool   `json:"dry_run,omitempty"`
+}
+
+func (a *app) tokenRename() *cobra.Command {
+	var c change
+	cmd := &cobra.Command{
+		Use:               "rename TOKEN LABEL",
+		Short:             "Give a token another label",
+		Long:              `Give a token another label. The SO PIN is needed; serial number, keys and DID stay.`,
+		Args:              tokenAnd("LABEL"),
+		ValidArgsFunction: completeToken,
+		RunE: a.does(func(_ *cobra.Command, args []string) error {
+			label := args[1]
+			if err := checkLabel("LABEL", label, maxLabel); err != nil {
+				return err
+			}
+			p, t, err := a.openToken(args[0])
+			if err != nil {
+				return err
+			}
+			defer p.tpm.Close()
+			if err := p.unused(label, t.Serial); err != nil {
+				return err
+			}
+			if !c.dryRun {
+				err := p.withSO(t, c, func(so []byte) error {
+					tok, err := p.store.Token(t.Serial)
+					if err != nil {
+						return err
+					}
+					return tok.Rename(so, label)
+				})
+				if err != nil {
+					return err
+				}
+			}
+			return a.outcome(c, tokenResult{t.Serial, label, c.dryRun}, "Token %s is called %s", t.Serial, printable(label))
+		}),
+	}
+	c.flags(cmd, true, false, false)
+	return cmd
+}
+
+func (a *app) tokenDelete() *cobra.Command {
+	var c change
+	cmd := &cobra.Command{
+		Use:   "delete TOKEN",
+		Short: "Delete a token with all its keys",
+		Long: `Delete a token with all its keys, certificates and data, for good: its identity is
+lost unless a backup holds it. The SO PIN is needed.`,
+		Args:              oneToken,
+		ValidArgsFunction: completeToken,
+		RunE: a.does(func(_ *cobra.Command, args []string) error {
+			p, t, err := a.openToken(args[0])
+			if err != nil {
+				return err
+			}
+			defer p.tpm.Close()
+			if !c.dryRun {
+				if !c.yes {
+					if err := confirm(fmt.Sprintf("Token %s with all its keys will be gone for good.", printable(t.Label)), t.Serial); err != nil {
+						return err
+					}
+				}
+				err := p.withSO(t, c, func(so []byte) error { return p.store.Delete(t.Serial, so) })
+				if err != nil {
+					return err
+				}
+			}
+			return a.outcome(c, tokenResult{t.Serial, t.Label, c.dryRun}, "Token %s, serial number %s, is deleted", printable(t.Label), t.Serial)
+		}),
+	}
+	c.flags(cmd, true, false, true)
+	return cmd
+}
+
+// unused makes sure that a label would name one token.
+func (p *place) unused(label, except string) error {
+	tokens, err := p.store.Tokens()
+	if err != nil {
+		return err
+	}
+	for _, t := range tokens {
+		if t.Serial != except && (t.Label == label || t.Serial == label) {
+			return fmt.Errorf("there is a token %s already, serial number %s: choose another label", printable(label), t.Serial)
+		}
+	}
+	return nil
+}
+
+// openToken opens the place, and finds a token in it.
+func (a *app) openToken(arg string) (*place, sealstore.TokenInfo, error) {
+	p, err := a.open()
+	if err != nil {
+		return nil, sealstore.TokenInfo{}, err
+	}
+	t, err := p.find(arg)
+	if err != nil {
+		p.tpm.Close()
+		return nil, sealstore.TokenInfo{}, err
+	}
+	return p, t, nil
+}
+
+// withSO runs what needs the SO PIN.
+func (p *place) withSO(t sealstore.TokenInfo, c change, f func(so []byte) error) error {
+	// Nobody should type a PIN to hear that the TPM is missing.
+	if _, err := p.tpm.Parent(); err != nil {
+		return explain(err)
+	}
+	so, err := c.so.Read("SO PIN", false)
+	if err != nil {
+		return err
+	}
+	defer so.Destroy()
+	if err := f(so.Bytes()); err != nil {
+		return p.pinFailure("SO", err)
+	}
+	return nil
+}
+
+// tokenAnd checks the arguments of a command that takes TOKEN and others.
+func tokenAnd(names ...string) cobra.PositionalArgs {
+	return func(cmd *cobra.Command, args []string) error {
+		if len(args) > 1+len(names) {
+			return usage("TOKEN %s is expected, and nothing behind it (a PIN is never an argument)", strings.Join(names, " "))
+		}
+		if err := oneToken(cmd, args[:min(1, len(args))]); err != nil {
+			return err
+		}
+		if len(args) < 1+len(names) {
+			return usage("%s is missing", names[len(args)-1])
+		}
+		return nil
+	}
+}
