@@ -16,8 +16,8 @@ var environment = []string{"ICN_P11_CONF", "XDG_CONFIG_HOME", "XDG_DATA_HOME", "
 // host's, which may set variables at any time before C_Initialize. os.Setenv
 // also calls C's setenv, so only a change is passed on; it replaces a value in
 // the host's environment by the same value.
-func takeEnvironment() {
-	for _, name := range environment {
+func takeEnvironment(names []string) {
+	for _, name := range names {
 		key := C.CString(name)
 		value := C.getenv(key)
 		C.free(unsafe.Pointer(key))

@@ -24,8 +24,12 @@ func go_C_Initialize(p C.CK_VOID_PTR) (rv C.CK_RV) {
 			Reserved:     a.pReserved != nil,
 		}
 	}
-	takeEnvironment()
-	return code(module.Initialize(args))
+	takeEnvironment(environment)
+	err := module.Initialize(args)
+	if err == nil {
+		takeEnvironment(module.Variables())
+	}
+	return code(err)
 }
 
 //export go_C_Finalize

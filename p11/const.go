@@ -83,6 +83,7 @@ const (
 	CKF_HW_SLOT       uint = 0x4
 
 	CKF_RNG                  uint = 0x1 // CK_TOKEN_INFO
+	CKF_WRITE_PROTECTED      uint = 0x2
 	CKF_LOGIN_REQUIRED       uint = 0x4
 	CKF_USER_PIN_INITIALIZED uint = 0x8
 	CKF_TOKEN_INITIALIZED    uint = 0x400

@@ -213,6 +213,6 @@ func (l *library) signWith(s *slot, o *object, sig []byte, p eddsa.Params, msg [
 		return err
 	}
 	err = k.key.Sign(sig, p, msg)
-	s.keys.keep(o.id, k, l.cfg.AutoLockTimeout, epoch)
+	s.keys.keep(o.id, k, s.cfg.AutoLockTimeout, epoch)
 	return l.fail("signing", s.serial, err)
 }

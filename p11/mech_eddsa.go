@@ -276,6 +276,9 @@ func (m *Module) GenerateKeyPair(h SessionHandle, mech Mechanism, pubTmpl, privT
 	if err != nil {
 		return 0, 0, err
 	}
+	s := sess.slot
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	for _, a := range []attrs{pub, priv} {
 		if err := l.mayCreate(sess, a); err != nil {
 			return 0, 0, err
@@ -289,7 +292,6 @@ func (m *Module) GenerateKeyPair(h SessionHandle, mech Mechanism, pubTmpl, privT
 		a[CKA_KEY_GEN_MECHANISM] = ulong(CKM_EC_EDWARDS_KEY_PAIR_GEN)
 	}
 
-	s := sess.slot
 	seed, err := secmem.New(seedSize)
 	if err != nil {
 		return 0, 0, l.fail("making a key", s.serial, err)
@@ -314,8 +316,6 @@ func (m *Module) GenerateKeyPair(h SessionHandle, mech Mechanism, pubTmpl, privT
 		privObj.live = live
 	}
 
-	s.mu.Lock()
-	defer s.mu.Unlock()
 	if privH, err = l.add(h, s, privObj, secret); err != nil {
 		privObj.live.destroy()
 		return 0, 0, err

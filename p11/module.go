@@ -10,6 +10,7 @@ import (
 	"sync/atomic"
 
 	"github.com/InterCooperative-Network/icn-p11/internal/config"
+	"github.com/InterCooperative-Network/icn-p11/internal/secmem"
 	"github.com/InterCooperative-Network/icn-p11/sealstore"
 	"github.com/InterCooperative-Network/icn-p11/tpm"
 )
@@ -47,10 +48,13 @@ type library struct {
 
 	lockout lockoutCache
 
+	reported sync.Map // errors that the log has once already
+
 	mu         sync.RWMutex // guards what follows; taken after a slot's and a session's lock
 	slots      map[SlotID]*slot
 	sessions   map[SessionHandle]*session
 	nextHandle uint
+	refused    map[string]*secmem.Buffer // by serial number: the PIN of an automatic login that was wrong
 }
 
 // enter finds the running library and keeps it alive until leave.
@@ -106,6 +110,21 @@ func (m *Module) Initialize(a InitArgs) error {
 		}
 		return &coded{CKR_FUNCTION_FAILED, err}
 	}
+	return m.open(cfg)
+}
+
+// Open is Initialize for a program that has read the configuration itself.
+func (m *Module) Open(cfg *config.Config) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.lib.Load() != nil {
+		return CKR_CRYPTOKI_ALREADY_INITIALIZED
+	}
+	return m.open(cfg)
+}
+
+// open opens what the configuration names. The caller holds m.mu.
+func (m *Module) open(cfg *config.Config) error {
 	log, to, err := cfg.Logger()
 	if err != nil {
 		return &coded{CKR_FUNCTION_FAILED, err}
@@ -127,6 +146,7 @@ func (m *Module) start(cfg *config.Config, log *slog.Logger, to io.Closer, dev s
 		store:    sealstore.Open(cfg.SealedBlobDir, dev, log),
 		slots:    map[SlotID]*slot{},
 		sessions: map[SessionHandle]*session{},
+		refused:  map[string]*secmem.Buffer{},
 	}
 	if err := l.refreshSlots(); err != nil {
 		log.Error("tokens cannot be listed", "error", err)
@@ -148,6 +168,9 @@ func (m *Module) Finalize() error {
 	l.life.Unlock()
 	for _, s := range l.slots {
 		l.closeSlot(s)
+	}
+	for _, pin := range l.refused {
+		pin.Destroy()
 	}
 	l.store.Close()
 	l.pool.wipe()

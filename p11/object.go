@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"encoding/hex"
 	"errors"
+	"fmt"
 	"slices"
 
 	"github.com/InterCooperative-Network/icn-p11/internal/secmem"
@@ -114,14 +115,53 @@ func (l *library) sync(s *slot) error {
 	return nil
 }
 
-// maySee and mayWrite are the access rules of section 4.4 and table 3 of the
-// sessions: private objects need the user, token objects a read/write session.
+// mayCreate has the access rules of section 4.4 and table 3 of the sessions:
+// private objects need the user, token objects a read/write session. The
+// caller holds the slot's mu.
 func (l *library) mayCreate(sess *session, a attrs) error {
-	if a.bool(CKA_TOKEN) && !sess.rw {
-		return CKR_SESSION_READ_ONLY
+	if a.bool(CKA_TOKEN) {
+		if err := l.mayChange(sess); err != nil {
+			return err
+		}
 	}
-	if a.bool(CKA_PRIVATE) && l.user(sess.slot) != userIn {
+	if !a.bool(CKA_PRIVATE) {
+		return nil
+	}
+	if err := l.autoLogin(sess.slot); err != nil {
+		return err
+	}
+	if sess.slot.user != userIn {
 		return CKR_USER_NOT_LOGGED_IN
+	}
+	return nil
+}
+
+// writeProtected tells why nothing in a slot's token can be changed.
+func writeProtected(s *slot) error {
+	if s.cfg.ReadOnly {
+		return fmt.Errorf("read_only is set for the token at %s", s.cfg.Where)
+	}
+	return nil
+}
+
+// mayWrite refuses what would change a write-protected token.
+func (l *library) mayWrite(s *slot) error {
+	err := writeProtected(s)
+	if err == nil {
+		return nil
+	}
+	l.log.Error("token is write-protected", "token", s.serial, "error", err)
+	return &coded{CKR_TOKEN_WRITE_PROTECTED, err}
+}
+
+// mayChange allows a session to change the token. That the token is
+// write-protected comes before that the session is read-only (section 5.1.6).
+func (l *library) mayChange(sess *session) error {
+	if err := l.mayWrite(sess.slot); err != nil {
+		return err
+	}
+	if !sess.rw {
+		return CKR_SESSION_READ_ONLY
 	}
 	return nil
 }
@@ -164,6 +204,9 @@ func (m *Module) CreateObject(h SessionHandle, tmpl []Attribute) (ObjectHandle, 
 	if err != nil {
 		return 0, err
 	}
+	s := sess.slot
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	if err := l.mayCreate(sess, a); err != nil {
 		return 0, err
 	}
@@ -188,9 +231,6 @@ func (m *Module) CreateObject(h SessionHandle, tmpl []Attribute) (ObjectHandle, 
 			o.live = &liveKey{key: k}
 		}
 	}
-	s := sess.slot
-	s.mu.Lock()
-	defer s.mu.Unlock()
 	handle, err := l.add(h, s, o, secret)
 	if err != nil {
 		o.live.destroy()
@@ -212,8 +252,10 @@ func (m *Module) DestroyObject(h SessionHandle, oh ObjectHandle) error {
 	if err != nil {
 		return err
 	}
-	if o.token && !sess.rw {
-		return CKR_SESSION_READ_ONLY
+	if o.token {
+		if err := l.mayChange(sess); err != nil {
+			return err
+		}
 	}
 	if !o.bool(CKA_DESTROYABLE) {
 		return CKR_ACTION_PROHIBITED
@@ -333,7 +375,7 @@ func (m *Module) GetAttributeValue(h SessionHandle, oh ObjectHandle, tmpl []Attr
 			}
 			continue
 		}
-		if t.Type == CKA_EC_POINT && l.cfg.ECPointEncoding != "raw" {
+		if t.Type == CKA_EC_POINT && sess.slot.cfg.ECPointEncoding != "raw" {
 			v = append(bytes.Clone(octetString32), v...)
 		}
 		switch {
@@ -368,8 +410,10 @@ func (m *Module) SetAttributeValue(h SessionHandle, oh ObjectHandle, tmpl []Attr
 		if err != nil {
 			return err
 		}
-		if o.token && !sess.rw {
-			return CKR_SESSION_READ_ONLY
+		if o.token {
+			if err := l.mayChange(sess); err != nil {
+				return err
+			}
 		}
 		if !o.bool(CKA_MODIFIABLE) {
 			return CKR_ACTION_PROHIBITED
@@ -422,6 +466,16 @@ func (m *Module) FindObjectsInit(h SessionHandle, tmpl []Attribute) error {
 	defer s.mu.Unlock()
 	if err := l.sync(s); err != nil {
 		return err
+	}
+	if mayMatchPrivate(tmpl) && s.user == nobody && s.token.Closed() {
+		err := l.autoLogin(s)
+		if err == nil {
+			err = l.sync(s)
+		}
+		// A search that can also find public objects finds them all the same.
+		if err != nil && mustMatchPrivate(tmpl) {
+			return err
+		}
 	}
 	op := &findOp{}
 	l.mu.RLock()

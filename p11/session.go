@@ -35,6 +35,11 @@ func (m *Module) OpenSession(id SlotID, flags uint) (SessionHandle, error) {
 		return 0, err
 	}
 	rw := flags&CKF_RW_SESSION != 0
+	if rw {
+		if err := l.mayWrite(s); err != nil {
+			return 0, err
+		}
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	l.mu.Lock()
@@ -238,9 +243,9 @@ func (m *Module) Login(h SessionHandle, user UserType, pin []byte) error {
 	if user == CKU_SO {
 		role, state = sealstore.SO, soIn
 	}
-	switch s.user {
-	case nobody:
-	case state:
+	switch {
+	case s.user == nobody, s.auto:
+	case s.user == state:
 		return CKR_USER_ALREADY_LOGGED_IN
 	default:
 		return CKR_USER_ANOTHER_ALREADY_LOGGED_IN
@@ -248,12 +253,16 @@ func (m *Module) Login(h SessionHandle, user UserType, pin []byte) error {
 	if user == CKU_SO && l.hasReadOnly(s) {
 		return CKR_SESSION_READ_ONLY_EXISTS
 	}
+	if user == CKU_SO && s.auto {
+		l.logout(s)
+	}
 	err = s.token.Login(role, pin)
 	l.lockout.forget()
 	if err != nil {
 		return l.pinError("login", s, err)
 	}
 	l.setUser(s, state)
+	s.auto = false
 	return nil
 }
 
@@ -312,6 +321,7 @@ func (m *Module) Logout(h SessionHandle) error {
 // keys, private session objects, and every handle of a private object. The
 // caller holds s.mu.
 func (l *library) logout(s *slot) {
+	s.auto = false
 	l.mu.Lock()
 	s.user = nobody
 	for _, o := range s.objs.byHandle {
@@ -339,6 +349,9 @@ func (m *Module) InitPIN(h SessionHandle, pin []byte) error {
 	s := sess.slot
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if err := l.mayWrite(s); err != nil {
+		return err
+	}
 	if s.user != soIn {
 		return CKR_USER_NOT_LOGGED_IN
 	}
@@ -356,8 +369,8 @@ func (m *Module) SetPIN(h SessionHandle, old, new []byte) error {
 		return err
 	}
 	defer l.leave()
-	if !sess.rw {
-		return CKR_SESSION_READ_ONLY
+	if err := l.mayChange(sess); err != nil {
+		return err
 	}
 	if old == nil || new == nil {
 		return CKR_ARGUMENTS_BAD

@@ -2,18 +2,22 @@ package p11
 
 import (
 	"cmp"
+	"fmt"
 	"slices"
 	"strings"
 	"sync"
 	"time"
 	"unicode/utf8"
 
+	"github.com/InterCooperative-Network/icn-p11/internal/advice"
+	"github.com/InterCooperative-Network/icn-p11/internal/config"
 	"github.com/InterCooperative-Network/icn-p11/sealstore"
 )
 
 // slot is a place for one identity. The free slot has no token.
 type slot struct {
-	id SlotID
+	id  SlotID
+	cfg config.Token // of when the slot appeared
 
 	// mu serialises what changes the token or its login state; TPM commands
 	// run under it. It is taken before library.mu.
@@ -21,6 +25,7 @@ type slot struct {
 	token  *sealstore.Token // these three are also read under library.mu,
 	serial string           // and so written under both
 	user   loginState
+	auto   bool    // the login is the module's own: no application has logged in
 	objs   objects // guarded by library.mu
 	keys   keyring
 }
@@ -33,41 +38,102 @@ const (
 	soIn
 )
 
+// SlotIDs tells in which slot the module serves each token, by serial number:
+// the one that its table in the configuration fixes, else the one recorded in
+// it. A slot id stands for one identity, so a token whose recorded number is
+// fixed for another has no slot; the error says so. Of several tokens with one
+// label the first gets the fixed slot. Hidden tokens have none. Tokens in kept
+// stay where they are.
+func SlotIDs(cfg *config.Config, tokens []sealstore.TokenInfo, kept map[string]SlotID) (map[string]SlotID, []error) {
+	ids := map[string]SlotID{}
+	owner := map[SlotID]sealstore.TokenInfo{}
+	put := func(t sealstore.TokenInfo, id SlotID) { ids[t.Serial], owner[id] = id, t }
+	for _, t := range tokens {
+		if id, ok := kept[t.Serial]; ok {
+			put(t, id)
+		}
+	}
+	tokens = slices.DeleteFunc(slices.Clone(tokens), func(t sealstore.TokenInfo) bool {
+		_, ok := ids[t.Serial]
+		return ok || cfg.Token(t.Label).Hide
+	})
+	for _, t := range tokens {
+		if n := cfg.Token(t.Label).Slot; n != nil && owner[SlotID(*n)].Serial == "" {
+			put(t, SlotID(*n))
+		}
+	}
+	var conflicts []error
+	for _, t := range tokens {
+		if _, ok := ids[t.Serial]; ok {
+			continue
+		}
+		id := SlotID(t.Slot)
+		if o := owner[id]; o.Serial != "" {
+			conflicts = append(conflicts, advice.With(fmt.Errorf("token %s (%q) has no slot: slot %d, recorded in it, is fixed for token %s at %s",
+				t.Serial, t.Label, id, o.Serial, cfg.Token(o.Label).Where), "fix another slot for one of them"))
+			continue
+		}
+		put(t, id)
+	}
+	return ids, conflicts
+}
+
 // refreshSlots brings the slots in line with the tokens that are on disk now.
-// Slot numbers come from the tokens themselves, so they are the same in every
-// process; the free slot has the number that the next token will get.
+// Slot numbers come from the configuration and the tokens themselves, so they
+// are the same in every process; the free slot has the number that the next
+// token will get. A token that has a slot keeps it.
 func (l *library) refreshSlots() error {
 	infos, err := l.store.Tokens()
 	if err != nil {
 		return err
 	}
-	want := map[SlotID]string{}
-	for _, t := range infos {
-		want[SlotID(t.Slot)] = t.Serial
-	}
+	free := SlotID(0)
 	if l.cfg.FreeSlot {
-		n, err := l.store.FreeSlot()
+		n, err := l.store.FreeSlot(l.cfg.FixedSlots()...)
 		if err != nil {
 			return err
 		}
-		want[SlotID(n)] = ""
+		free = SlotID(n)
+	}
+	kept := map[string]SlotID{}
+	l.mu.RLock()
+	for id, s := range l.slots {
+		if s.serial != "" {
+			kept[s.serial] = id
+		}
+	}
+	l.mu.RUnlock()
+	ids, conflicts := SlotIDs(l.cfg, infos, kept)
+	for _, err := range conflicts {
+		if _, known := l.reported.LoadOrStore(err.Error(), true); !known {
+			l.log.Error("token left out", "error", err)
+		}
+	}
+	want := map[SlotID]sealstore.TokenInfo{}
+	for _, t := range infos {
+		if id, ok := ids[t.Serial]; ok {
+			want[id] = t
+		}
+	}
+	if l.cfg.FreeSlot {
+		want[free] = sealstore.TokenInfo{}
 	}
 	var gone []*slot
 	l.mu.Lock()
 	for id, s := range l.slots {
-		if serial, ok := want[id]; !ok || serial != s.serial {
+		if t, ok := want[id]; !ok || t.Serial != s.serial {
 			gone = append(gone, s)
 			delete(l.slots, id)
 		}
 	}
-	for id, serial := range want {
+	for id, t := range want {
 		if l.slots[id] != nil {
 			continue
 		}
-		s := &slot{id: id, serial: serial}
-		if serial != "" {
-			if s.token, err = l.store.Token(serial); err != nil {
-				l.log.Error("token cannot be opened", "token", serial, "error", err)
+		s := &slot{id: id, serial: t.Serial, cfg: l.cfg.Token(t.Label)}
+		if t.Serial != "" {
+			if s.token, err = l.store.Token(t.Serial); err != nil {
+				l.log.Error("token cannot be opened", "token", t.Serial, "error", err)
 				continue
 			}
 		}
@@ -193,7 +259,7 @@ func (m *Module) GetTokenInfo(id SlotID) (TokenInfo, error) {
 		ManufacturerID:     manufacturer,
 		Model:              model,
 		SerialNumber:       serial,
-		Flags:              CKF_RNG | CKF_LOGIN_REQUIRED,
+		Flags:              CKF_RNG,
 		MaxPinLen:          maxPIN,
 		MinPinLen:          minPIN,
 		TotalPublicMemory:  Unavailable,
@@ -201,6 +267,12 @@ func (m *Module) GetTokenInfo(id SlotID) (TokenInfo, error) {
 		TotalPrivateMemory: Unavailable,
 		FreePrivateMemory:  Unavailable,
 		FirmwareVersion:    LibraryVersion,
+	}
+	if s.cfg.PINSource == nil {
+		info.Flags |= CKF_LOGIN_REQUIRED
+	}
+	if writeProtected(s) != nil {
+		info.Flags |= CKF_WRITE_PROTECTED
 	}
 	if token == nil {
 		return info, nil
@@ -332,6 +404,9 @@ func (m *Module) InitToken(id SlotID, pin []byte, label [32]byte) error {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if err := l.mayWrite(s); err != nil {
+		return err
+	}
 	l.mu.RLock()
 	for _, sess := range l.sessions {
 		if sess.slot == s {
@@ -342,7 +417,7 @@ func (m *Module) InitToken(id SlotID, pin []byte, label [32]byte) error {
 	l.mu.RUnlock()
 	if s.token == nil {
 		n := uint32(id)
-		info, err := l.store.Create(sealstore.InitParams{Label: name, SOPIN: pin, Slot: &n, Binding: l.cfg.Binding()})
+		info, err := l.store.Create(sealstore.InitParams{Label: name, SOPIN: pin, Slot: &n, Reserved: l.cfg.FixedSlots(), Binding: l.cfg.Binding()})
 		if err != nil {
 			return l.fail("making a token", "", err)
 		}

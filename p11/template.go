@@ -91,6 +91,19 @@ func given(tmpl []Attribute, t AttributeType) ([]byte, bool) {
 	return nil, false
 }
 
+// mayMatchPrivate tells whether a search can find a private object,
+// mustMatchPrivate whether it is for nothing but private objects.
+func mayMatchPrivate(tmpl []Attribute) bool {
+	v, ok := given(tmpl, CKA_PRIVATE)
+	return !ok || bytes.Equal(v, yes)
+}
+
+func mustMatchPrivate(tmpl []Attribute) bool {
+	private, _ := given(tmpl, CKA_PRIVATE)
+	class, _ := given(tmpl, CKA_CLASS)
+	return bytes.Equal(private, yes) || bytes.Equal(class, ulong(CKO_PRIVATE_KEY))
+}
+
 // parseCreate reads the template of C_CreateObject. For a private key it also
 // gives the value as the caller passed it.
 func (l *library) parseCreate(sess *session, tmpl []Attribute) (attrs, []byte, error) {

@@ -18,7 +18,6 @@ const (
 	formatVersion = 1
 
 	serialSize  = 8
-	labelSize   = 32
 	saltSize    = 16
 	macSize     = 32
 	nonceSize   = 24 // XChaCha20-Poly1305
@@ -26,21 +25,20 @@ const (
 	maxName     = 68 // of a storage root key: the largest digest and its algorithm
 	maxBlobPart = 2048
 
-	// maxSlot leaves room for one more in any integer that holds slot numbers.
-	maxSlot = math.MaxInt32 - 1
 	// maxCreated is the end of the year 9999, beyond which a date cannot be shown.
 	maxCreated = 253402300799
 
-	maxTokenFile = 7 + 1 + serialSize + 4 + 8 + labelSize + 2 + maxName + 1 +
+	maxTokenFile = 7 + 1 + serialSize + 4 + 8 + MaxLabel + 2 + maxName + 1 +
 		2*(saltSize+9) + 6*(2+maxBlobPart) + maxBinding + macSize
 	maxObjectFile = 7 + 1 + 1 + 16 + serialSize + 2*(2+maxBlobPart) + 4 + nonceSize + MaxBody + overhead
 )
 
-// MaxBody is the largest body of an object, MaxSecret the largest secret a
-// seal holds (a TPM's MAX_SYM_DATA).
+// Limits of what the store holds.
 const (
-	MaxBody   = 1 << 20
-	MaxSecret = 128
+	MaxBody   = 1 << 20           // of an object
+	MaxSecret = 128               // in a seal: a TPM's MAX_SYM_DATA
+	MaxLabel  = 32                // of a token, in bytes
+	MaxSlot   = math.MaxInt32 - 1 // leaves room for one more in any integer that holds slot numbers
 )
 
 // kdf says how a PIN becomes an authorisation value: Argon2id (RFC 9106).
@@ -76,7 +74,7 @@ type tokenFile struct {
 	Serial  [serialSize]byte
 	Slot    uint32
 	Created uint64 // seconds since 1970
-	Label   [labelSize]byte
+	Label   [MaxLabel]byte
 	Parent  []byte // Name of the storage root key
 	SO      pinSeal
 	User    *pinSeal // nil: no user PIN
@@ -86,17 +84,17 @@ type tokenFile struct {
 }
 
 // padLabel fills a label up with blanks, as C_InitToken gets it.
-func padLabel(s string) ([labelSize]byte, error) {
-	var l [labelSize]byte
+func padLabel(s string) ([MaxLabel]byte, error) {
+	var l [MaxLabel]byte
 	s = strings.TrimRight(s, " ")
-	if len(s) > labelSize {
-		return l, fmt.Errorf("token label: %w: at most %d bytes", ErrTooLarge, labelSize)
+	if len(s) > MaxLabel {
+		return l, fmt.Errorf("token label: %w: at most %d bytes", ErrTooLarge, MaxLabel)
 	}
 	if !utf8.ValidString(s) {
 		return l, fmt.Errorf("token label %q is not UTF-8", s)
 	}
 	n := copy(l[:], s)
-	for i := n; i < labelSize; i++ {
+	for i := n; i < MaxLabel; i++ {
 		l[i] = ' '
 	}
 	return l, nil
@@ -132,7 +130,7 @@ func decodeToken(p []byte) (*tokenFile, error) {
 	f := new(tokenFile)
 	copy(f.Serial[:], d.take(serialSize))
 	f.Slot = d.uint32()
-	if f.Slot > maxSlot {
+	if f.Slot > MaxSlot {
 		d.fail("slot number %d", f.Slot)
 		f.Slot = 0
 	}
@@ -140,7 +138,7 @@ func decodeToken(p []byte) (*tokenFile, error) {
 	if f.Created > maxCreated {
 		d.fail("creation time %d", f.Created)
 	}
-	copy(f.Label[:], d.take(labelSize))
+	copy(f.Label[:], d.take(MaxLabel))
 	if !utf8.Valid(f.Label[:]) {
 		d.fail("label is not UTF-8")
 	}

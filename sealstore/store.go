@@ -69,6 +69,8 @@ type InitParams struct {
 	Label string
 	SOPIN []byte  // the caller's, who wipes it
 	Slot  *uint32 // where it is expected to appear; nil: the next free one
+	// Reserved are slot numbers that are kept for other tokens.
+	Reserved []uint32
 	// Binding binds the token to the present state of the platform; nil does not.
 	Binding *BindingSpec
 }
@@ -207,10 +209,13 @@ func (s *Store) report(path string, id fileID, what string, err error) {
 	}
 }
 
-// FreeSlot returns the slot number that the next token gets.
-func (s *Store) FreeSlot() (uint32, error) {
+// FreeSlot returns the slot number that the next token gets: none that is reserved.
+func (s *Store) FreeSlot(reserved ...uint32) (uint32, error) {
 	c, err := s.scan()
-	if err == nil && c.free > maxSlot {
+	for slices.Contains(reserved, c.free) {
+		c.free++
+	}
+	if err == nil && c.free > MaxSlot {
 		err = fmt.Errorf("%s: no slot number is left", s.dir)
 	}
 	return c.free, err
@@ -307,7 +312,7 @@ func (s *Store) create(p InitParams) (TokenInfo, error) {
 	}
 	defer l.unlock()
 	removeTemps(s.tokensDir())
-	if f.Slot, err = s.FreeSlot(); err != nil {
+	if f.Slot, err = s.FreeSlot(p.Reserved...); err != nil {
 		return TokenInfo{}, err
 	}
 	if p.Slot != nil && *p.Slot != f.Slot {

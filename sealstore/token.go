@@ -278,6 +278,19 @@ func (t *Token) Login(r Role, pin []byte) error {
 	return nil
 }
 
+// Closed tells whether the token holds private objects that only a login
+// opens, as far as Objects has seen them.
+func (t *Token) Closed() bool {
+	t.cache.Lock()
+	defer t.cache.Unlock()
+	for _, e := range t.objects {
+		if e.bad == nil && !e.open {
+			return true
+		}
+	}
+	return false
+}
+
 // Logout wipes the root secret and what was decrypted with it, after the
 // operations that are using it at the moment.
 func (t *Token) Logout() {

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"os"
 	"os/user"
 	"path/filepath"
@@ -15,6 +16,7 @@ import (
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
 
+	"github.com/InterCooperative-Network/icn-p11/internal/advice"
 	"github.com/InterCooperative-Network/icn-p11/internal/bootlog"
 	"github.com/InterCooperative-Network/icn-p11/internal/config"
 	"github.com/InterCooperative-Network/icn-p11/internal/secmem"
@@ -337,6 +339,7 @@ func (d *doctor) tokens(p *place, reachable bool) {
 			d.add(name, resultFail, "restore it from a backup of this machine; the message above tells the cause", "token %s is damaged and left out", e.Name())
 		}
 	}
+	d.settings(p, tokens)
 	if len(tokens) == 0 {
 		d.add(name, resultOK, "", "none; \"icn-p11 init\" makes one")
 		return
@@ -358,6 +361,31 @@ func (d *doctor) tokens(p *place, reachable bool) {
 		d.binding(t, p)
 	}
 	p.tpm.Close()
+}
+
+// settings tells what the configuration says about single tokens.
+func (d *doctor) settings(p *place, tokens []sealstore.TokenInfo) {
+	for _, label := range slices.Sorted(maps.Keys(p.cfg.Tokens)) {
+		s, name := p.cfg.Tokens[label], "settings of "+printable(label)
+		if !slices.ContainsFunc(tokens, func(t sealstore.TokenInfo) bool { return t.Label == label }) {
+			d.add(name, resultWarn, "correct the label or remove the table", "%s: no token has this label", s.Where)
+			continue
+		}
+		text := fmt.Sprintf("%s: auto_lock_timeout_secs %d, ec_point_encoding %s, hide %t, read_only %t",
+			s.Where, int(s.AutoLockTimeout.Seconds()), s.ECPointEncoding, s.Hide, s.ReadOnly)
+		if s.Slot != nil {
+			text += fmt.Sprintf(", slot %d", *s.Slot)
+		}
+		if s.PINSource != nil {
+			text += ", pin_source " + s.PINSource.String()
+		}
+		d.add(name, resultOK, "", "%s", text)
+	}
+	_, conflicts := p.slots()
+	for _, err := range conflicts {
+		what, cure := advice.Split(err)
+		d.add("slots", resultFail, cure, "%s", what)
+	}
 }
 
 // binding tells what of the platform has changed since a token was bound.

@@ -22,9 +22,6 @@ import (
 	"github.com/InterCooperative-Network/icn-p11/sealstore"
 )
 
-// maxLabel is the room for a label in CK_TOKEN_INFO.
-const maxLabel = 32
-
 func (a *app) initCommand() *cobra.Command {
 	var label, keyLabel string
 	var userSource, soSource pinsource.Source
@@ -35,7 +32,7 @@ func (a *app) initCommand() *cobra.Command {
 DID goes to standard output.`,
 		Args: cobra.NoArgs,
 		RunE: a.does(func(cmd *cobra.Command, _ []string) error {
-			if err := checkLabel("--label", label, maxLabel); err != nil {
+			if err := checkLabel("--label", label, sealstore.MaxLabel); err != nil {
 				return err
 			}
 			if err := checkLabel("--key-label", keyLabel, 255); err != nil {
@@ -103,7 +100,7 @@ func (a *app) init(label, keyLabel string, userSource, soSource pinsource.Source
 	ctx, stop := signal.NotifyContext(context.Background(), unix.SIGINT, unix.SIGTERM, unix.SIGHUP)
 	context.AfterFunc(ctx, stop)
 	defer stop()
-	t, err := p.store.Create(sealstore.InitParams{Label: label, SOPIN: so.Bytes(), Binding: p.cfg.Binding()})
+	t, err := p.store.Create(sealstore.InitParams{Label: label, SOPIN: so.Bytes(), Reserved: p.cfg.FixedSlots(), Binding: p.cfg.Binding()})
 	if err != nil {
 		return explain(err)
 	}
@@ -116,7 +113,8 @@ func (a *app) init(label, keyLabel string, userSource, soSource pinsource.Source
 		}
 		return explain(err)
 	}
-	a.note("Token %s in slot %d, serial number %s", printable(label), t.Slot, t.Serial)
+	slots, _ := p.slots()
+	a.note("Token %s in slot %s, serial number %s", printable(label), slotText(slots, t), t.Serial)
 	a.note("Key %s, sealed to the TPM at %s", printable(keyLabel), device)
 	if b := p.cfg.Binding(); b != nil {
 		a.note("Bound to PCRs %s of the %s bank, as they are now", numbers(slices.Sorted(slices.Values(b.PCRs))), b.Bank)

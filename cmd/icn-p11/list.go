@@ -28,11 +28,20 @@ const (
 
 // row is one token as list and show print it.
 type row struct {
-	Slot   uint32 `json:"slot"`
-	Label  string `json:"label"`
-	Serial string `json:"serial"`
-	DID    string `json:"did,omitempty"`
-	State  string `json:"state"`
+	Slot   string      `json:"-"`
+	SlotID *p11.SlotID `json:"slot"` // null: hidden, or see doctor
+	Label  string      `json:"label"`
+	Serial string      `json:"serial"`
+	DID    string      `json:"did,omitempty"`
+	State  string      `json:"state"`
+}
+
+// slotText is where applications find a token.
+func slotText(slots map[string]p11.SlotID, t sealstore.TokenInfo) string {
+	if id, ok := slots[t.Serial]; ok {
+		return fmt.Sprint(id)
+	}
+	return dash("")
 }
 
 func (a *app) listCommand() *cobra.Command {
@@ -61,7 +70,7 @@ func (a *app) listCommand() *cobra.Command {
 			w := tabwriter.NewWriter(a.out, 0, 0, 2, ' ', 0)
 			fmt.Fprintln(w, "SLOT\tLABEL\tSERIAL\tDID\tSTATE")
 			for _, r := range rows {
-				fmt.Fprintf(w, "%d\t%s\t%s\t%s\t%s\n", r.Slot, printable(r.Label), r.Serial, dash(r.DID), r.State)
+				fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\n", r.Slot, printable(r.Label), r.Serial, dash(r.DID), r.State)
 			}
 			return w.Flush()
 		}),
@@ -89,6 +98,7 @@ func (p *place) rows(tokens []sealstore.TokenInfo) []row {
 	if len(tokens) == 0 {
 		return rows
 	}
+	slots, _ := p.slots()
 	lockout, tpmErr := p.tpm.Lockout()
 	p.tpm.Close()
 	var m *module
@@ -98,7 +108,10 @@ func (p *place) rows(tokens []sealstore.TokenInfo) []row {
 		}
 	}
 	for _, t := range tokens {
-		r := row{Slot: t.Slot, Label: t.Label, Serial: t.Serial}
+		r := row{Slot: slotText(slots, t), Label: t.Label, Serial: t.Serial}
+		if id, ok := slots[t.Serial]; ok {
+			r.SlotID = &id
+		}
 		err := tpmErr
 		if err == nil {
 			var k publicKey
@@ -290,7 +303,7 @@ func (d *details) print(out io.Writer) error {
 	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
 	fmt.Fprintf(w, "Label\t%s\n", printable(d.Label))
 	fmt.Fprintf(w, "Serial number\t%s\n", d.Serial)
-	fmt.Fprintf(w, "Slot\t%d\n", d.Slot)
+	fmt.Fprintf(w, "Slot\t%s\n", d.Slot)
 	fmt.Fprintf(w, "DID\t%s\n", dash(d.DID))
 	fmt.Fprintf(w, "State\t%s\n", d.State)
 	fmt.Fprintf(w, "Created\t%s\n", d.Created.Format(time.RFC3339))

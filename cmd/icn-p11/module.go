@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"math/bits"
 
+	"github.com/InterCooperative-Network/icn-p11/internal/config"
 	"github.com/InterCooperative-Network/icn-p11/internal/did"
 	"github.com/InterCooperative-Network/icn-p11/p11"
 	"github.com/InterCooperative-Network/icn-p11/sealstore"
@@ -22,9 +23,16 @@ var edwardsParams = []byte{0x06, 0x03, 0x2b, 0x65, 0x70}
 // read by the very code that applications use.
 type module struct{ *p11.Module }
 
+// startModule starts it without the settings of single tokens: they are for
+// applications, and who administers a token sees it as it is recorded.
 func startModule() (*module, error) {
+	cfg, err := config.Load()
+	if err != nil {
+		return nil, err
+	}
+	cfg.Tokens = nil
 	m := &module{p11.NewModule()}
-	if err := m.Initialize(p11.InitArgs{}); err != nil {
+	if err := m.Open(cfg); err != nil {
 		return nil, cause(err)
 	}
 	return m, nil

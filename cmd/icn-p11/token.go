@@ -12,6 +12,7 @@ import (
 
 	"github.com/InterCooperative-Network/icn-p11/internal/config"
 	"github.com/InterCooperative-Network/icn-p11/internal/did"
+	"github.com/InterCooperative-Network/icn-p11/p11"
 	"github.com/InterCooperative-Network/icn-p11/sealstore"
 	"github.com/InterCooperative-Network/icn-p11/tpm"
 )
@@ -48,6 +49,15 @@ func withoutTime(groups []string, attr slog.Attr) slog.Attr {
 		return slog.Attr{}
 	}
 	return attr
+}
+
+// slots tells where applications find the tokens.
+func (p *place) slots() (map[string]p11.SlotID, []error) {
+	tokens, err := p.store.Tokens()
+	if err != nil {
+		return nil, []error{err}
+	}
+	return p11.SlotIDs(p.cfg, tokens, nil)
 }
 
 // find gives the token that an argument means. Only a DID troubles the TPM,

@@ -97,7 +97,7 @@ func (a *app) tokenRename() *cobra.Command {
 		ValidArgsFunction: completeToken,
 		RunE: a.does(func(_ *cobra.Command, args []string) error {
 			label := args[1]
-			if err := checkLabel("LABEL", label, maxLabel); err != nil {
+			if err := checkLabel("LABEL", label, sealstore.MaxLabel); err != nil {
 				return err
 			}
 			p, t, err := a.openToken(args[0])

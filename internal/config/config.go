@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -36,6 +37,10 @@ type Config struct {
 	LogLevel        slog.Level
 	LogFile         string // "" is syslog, "stderr" the host's standard error
 
+	// Tokens are the settings of single tokens by their label, each complete
+	// with what its table leaves to the keys above.
+	Tokens map[string]Token
+
 	Source string // the file that was read, "" for built-in defaults
 }
 
@@ -54,6 +59,8 @@ type file struct {
 	FreeSlot            *bool   `toml:"free_slot"`
 	LogLevel            *string `toml:"log_level"`
 	LogFile             *string `toml:"log_file"`
+
+	Token map[string]tokenTable `toml:"token"`
 }
 
 // Default gives the built-in defaults.
@@ -142,19 +149,15 @@ func Parse(name string, data []byte) (*Config, error) {
 		p.check(len(seen) > 0, "pcrs", "at least one PCR is needed")
 		c.PCRs = *f.PCRs
 	}
-	p.choice(&c.PCRBank, f.PCRBank, "pcr_bank", "sha1", "sha256", "sha384", "sha512")
-	p.choice(&c.ECPointEncoding, f.ECPointEncoding, "ec_point_encoding", "der", "raw")
+	p.choice(&c.PCRBank, f.PCRBank, []string{"pcr_bank"}, "sha1", "sha256", "sha384", "sha512")
+	p.pointEncoding(&c.ECPointEncoding, f.ECPointEncoding, "ec_point_encoding")
 	if f.SealedBlobDir != nil {
 		p.check(filepath.IsAbs(*f.SealedBlobDir), "sealed_blob_dir", `the path must be absolute: a module runs in any directory, and "~" is not expanded`)
 		c.SealedBlobDir = filepath.Clean(*f.SealedBlobDir)
 	}
-	if f.AutoLockTimeoutSecs != nil {
-		const day = 86400
-		p.check(*f.AutoLockTimeoutSecs >= 0 && *f.AutoLockTimeoutSecs <= day, "auto_lock_timeout_secs", "between 0 and 86400 seconds")
-		c.AutoLockTimeout = time.Duration(*f.AutoLockTimeoutSecs) * time.Second
-	}
+	p.autoLock(&c.AutoLockTimeout, f.AutoLockTimeoutSecs, "auto_lock_timeout_secs")
 	var level string
-	p.choice(&level, f.LogLevel, "log_level", "debug", "info", "warn", "error")
+	p.choice(&level, f.LogLevel, []string{"log_level"}, "debug", "info", "warn", "error")
 	if level != "" && p.err == nil {
 		if err := c.LogLevel.UnmarshalText([]byte(level)); err != nil {
 			return nil, fmt.Errorf("%s: log_level: %w", name, err)
@@ -163,6 +166,7 @@ func Parse(name string, data []byte) (*Config, error) {
 	if f.LogFile != nil && c.LogFile != "" && c.LogFile != "stderr" {
 		p.check(filepath.IsAbs(c.LogFile), "log_file", `an absolute path, "stderr", or "" for syslog`)
 	}
+	p.tokens(c, f.Token)
 	if p.err != nil {
 		return nil, p.err
 	}
@@ -201,41 +205,66 @@ type parser struct {
 	err  error
 }
 
-func (p *parser) check(ok bool, key, what string) {
+func (p *parser) check(ok bool, key, what string) { p.checkAt(ok, what, key) }
+
+// checkAt is check for a key at the end of a path of tables.
+func (p *parser) checkAt(ok bool, what string, path ...string) {
 	if !ok && p.err == nil {
-		p.err = fmt.Errorf("%s:%d: %s: %s", p.name, p.line(key), key, what)
+		p.err = fmt.Errorf("%s:%d: %s: %s", p.name, p.line(path...), strings.Join(path, "."), what)
 	}
 }
 
-func (p *parser) choice(to, from *string, key string, values ...string) {
+func (p *parser) choice(to, from *string, path []string, values ...string) {
 	if from == nil {
 		return
 	}
-	for _, v := range values {
-		if *from == v {
-			*to = v
-			return
-		}
-	}
-	p.check(false, key, fmt.Sprintf("%q is none of %s", *from, strings.Join(values, ", ")))
+	p.checkAt(slices.Contains(values, *from), fmt.Sprintf("%q is none of %s", *from, strings.Join(values, ", ")), path...)
+	*to = *from
 }
 
-// line finds where a top-level key is set.
-func (p *parser) line(key string) int {
+func (p *parser) pointEncoding(to, from *string, path ...string) {
+	p.choice(to, from, path, "der", "raw")
+}
+
+func (p *parser) autoLock(to *time.Duration, from *int64, path ...string) {
+	if from == nil {
+		return
+	}
+	const day = 86400
+	p.checkAt(*from >= 0 && *from <= day, "between 0 and 86400 seconds", path...)
+	*to = time.Duration(*from) * time.Second
+}
+
+// line finds where a key is set, or the nearest of the tables around it.
+func (p *parser) line(path ...string) int {
 	var ast unstable.Parser
 	ast.Reset(p.data)
+	line, depth := 1, 0
+	var table []string
 	for ast.NextExpression() {
 		e := ast.Expression()
-		if e.Kind != unstable.KeyValue {
+		var key []string
+		at := 0
+		for it := e.Key(); it.Next(); {
+			k := it.Node()
+			if at == 0 {
+				at = ast.Shape(k.Raw).Start.Line
+			}
+			key = append(key, string(k.Data))
+		}
+		switch e.Kind {
+		case unstable.KeyValue:
+			key = append(slices.Clone(table), key...)
+		case unstable.Table, unstable.ArrayTable:
+			table = key
+		default:
 			continue
 		}
-		for it := e.Key(); it.Next(); {
-			if k := it.Node(); string(k.Data) == key {
-				return ast.Shape(k.Raw).Start.Line
-			}
+		if n := len(key); n > depth && n <= len(path) && slices.Equal(key, path[:n]) {
+			line, depth = at, n
 		}
 	}
-	return 1
+	return line
 }
 
 // ErrUnsupported is in what [Config.Unsupported] returns.

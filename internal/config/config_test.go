@@ -54,11 +54,69 @@ func TestErrorsNameTheLine(t *testing.T) {
 		"[section]\nx = 1":                      "f:",
 		"device_path = ":                        "f:1: ",
 		"free_slot = true\nfree_slot = false\n": "f:2: ",
+
+		"[token.a]\npin = \"x\"":            "f:2: unknown key token.a.pin",
+		"[token.a]\nfree_slot = true":       "f:2: unknown key token.a.free_slot",
+		"[token.a.b]\nslot = 1":             "f:1: unknown key token.a.b",
+		"token = 1":                         "f:1: ",
+		"[token]\na = 1":                    "f:2: ",
+		"[[token.a]]\nslot = 1":             "f:1: ",
+		"[token.a]\n[token.a]":              "f:2: ",
+		"[token.a]\nhide = 1":               "f:2: ",
+		"[token.a]\nread_only = \"yes\"":    "f:2: ",
+		"[token.a]\nslot = \"1\"":           "f:2: ",
+		"[token.a]\nhide = true\nslot = -1": "f:3: token.a.slot: between",
+		"[token.a]\nslot = 2147483647":      "f:2: token.a.slot: between",
+		"slot = 1":                          "f:1: unknown key slot",
+		"[token.a]\nslot = 1\n[token.b]\nhide = true\nslot = 1":         "f:5: token.b.slot: slot 1 is that of token \"a\"",
+		"[token.b]\nslot = 1\n[token.a]\nslot = 1":                      "f:4: token.a.slot: slot 1 is that of token \"b\"",
+		"[token]\nb.slot = 1\na.slot = 1":                               "f:3: token.a.slot: slot 1",
+		"[token]\nb = {slot = 1}\na = {slot = 1}":                       "f:3: token.a.slot: slot 1",
+		"[token.a]\nauto_lock_timeout_secs = 86401":                     "f:2: token.a.auto_lock",
+		"auto_lock_timeout_secs = 1\n[token.a]\nec_point_encoding=\"\"": "f:3: token.a.ec_point_encoding",
+		"pcrs = [0]\n[token.a]\npin_source = \"prompt\"":                "f:3: token.a.pin_source: a module has nobody to ask",
+		"[token.a]\npin_source = \"1234\"":                              "f:2: token.a.pin_source: a PIN source is file:PATH",
+		"[token.a]\npin_source = \"\"":                                  "f:2: token.a.pin_source",
+		"\n[token.\"123456789 123456789 123456789 123\"]\nslot = 1":     "f:2: token.123456789 123456789 123456789 123: a label has",
+		"[token.\"a \"]": "f:1: token.a : a label has",
+		"[token.\"\"]":   "f:1: token.: a label has",
 	} {
 		_, err := Parse("f", []byte(text))
 		if err == nil || !strings.HasPrefix(err.Error(), want) {
 			t.Errorf("%q: %v, want %s…", text, err, want)
 		}
+	}
+}
+
+func TestTokens(t *testing.T) {
+	c, err := Parse("f", []byte(`
+auto_lock_timeout_secs = 5
+[token.plain]
+pin_source = "credential:p11.pin"
+slot = 7
+[token."with blanks. and dots"]
+auto_lock_timeout_secs = 60
+ec_point_encoding = "raw"
+hide = true
+read_only = true
+slot = 0
+`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if p := c.Token("plain"); p.AutoLockTimeout != 5*time.Second || p.ECPointEncoding != "der" || p.PINSource.String() != "credential:p11.pin" ||
+		p.Hide || p.ReadOnly || *p.Slot != 7 || p.Where != "f:3" {
+		t.Errorf("%+v", p)
+	}
+	if p := c.Token("with blanks. and dots"); p.AutoLockTimeout != time.Minute || p.ECPointEncoding != "raw" || p.PINSource != nil ||
+		!p.Hide || !p.ReadOnly || *p.Slot != 0 || p.Where != "f:6" {
+		t.Errorf("%+v", p)
+	}
+	if p := c.Token("other"); p != (Token{AutoLockTimeout: 5 * time.Second, ECPointEncoding: "der"}) {
+		t.Errorf("%+v", p)
+	}
+	if n := c.FixedSlots(); len(n) != 2 || n[0]+n[1] != 7 {
+		t.Errorf("fixed slots %v", n)
 	}
 }
 
@@ -98,17 +156,25 @@ func TestExample(t *testing.T) {
 	var on strings.Builder
 	keys := map[string]bool{}
 	for line := range strings.Lines(string(data)) {
-		if rest, ok := strings.CutPrefix(line, "#"); ok && !strings.HasPrefix(rest, " ") && strings.Contains(rest, " = ") {
+		rest, ok := strings.CutPrefix(line, "#")
+		switch {
+		case ok && strings.HasPrefix(rest, "["):
+			line = rest
+		case ok && !strings.HasPrefix(rest, " ") && strings.Contains(rest, " = "):
 			line = rest
 			keys[strings.Fields(rest)[0]] = true
 		}
 		on.WriteString(line)
 	}
-	if _, err := Parse("example", []byte(on.String())); err != nil {
-		t.Error(err)
+	c, err := Parse("example", []byte(on.String()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if s := c.Token("web server"); len(c.Tokens) != 1 || s.PINSource == nil || s.Slot == nil {
+		t.Errorf("the example's token: %+v", c.Tokens)
 	}
 	for _, k := range []string{"device_path", "key_handle", "platform_binding", "pcrs", "pcr_bank", "attestation", "sealed_blob_dir",
-		"auto_lock_timeout_secs", "ec_point_encoding", "free_slot", "log_level", "log_file"} {
+		"auto_lock_timeout_secs", "ec_point_encoding", "free_slot", "log_level", "log_file", "pin_source", "hide", "read_only", "slot"} {
 		if !keys[k] {
 			t.Errorf("%s is not in the example", k)
 		}
@@ -165,6 +231,7 @@ func TestBinding(t *testing.T) {
 func FuzzParse(f *testing.F) {
 	f.Add("free_slot = true\npcrs = [0, 7]\n")
 	f.Add("[a]\nb = {c = 1}\n")
+	f.Add("[token.a]\nslot = 1\n[token]\nb.slot = 1\n")
 	f.Fuzz(func(t *testing.T, s string) {
 		if c, err := Parse("f", []byte(s)); err == nil && c.KeyHandle>>24 != 0x81 {
 			t.Errorf("%q: handle %x", s, c.KeyHandle)

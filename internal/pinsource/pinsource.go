@@ -82,6 +82,20 @@ func (s *Source) Type() string { return "SRC" }
 // Prompt reports whether the PIN is asked for on the terminal.
 func (s Source) Prompt() bool { return s.kind == "" }
 
+// Variable names the environment variable that the source depends on, if any.
+func (s Source) Variable() string {
+	switch s.kind {
+	case "env":
+		return s.arg
+	case "credential":
+		return credentials
+	}
+	return ""
+}
+
+// credentials is set by systemd.
+const credentials = "CREDENTIALS_DIRECTORY"
+
 // room is what is read at most: a PIN of any permitted length, a newline, and
 // one byte that shows that there is more.
 const room = MaxPIN + 2
@@ -117,7 +131,7 @@ func (s Source) read(dst []byte, what string, fresh bool) (int, error) {
 	case "file":
 		return readFile(s.arg, dst)
 	case "credential":
-		dir := os.Getenv("CREDENTIALS_DIRECTORY")
+		dir := os.Getenv(credentials)
 		if dir == "" {
 			return 0, errors.New("CREDENTIALS_DIRECTORY is not set: the service needs LoadCredential= or SetCredentialEncrypted= (systemd.exec(5))")
 		}
