@@ -327,7 +327,7 @@ func (a *app) keyShow() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:               "show TOKEN [KEY]",
 		Short:             "Show a key",
-		Args:              tokenAndKey,
+		Args:              tokenAndOne("KEY"),
 		ValidArgsFunction: completeToken,
 		RunE: a.does(func(_ *cobra.Command, args []string) error {
 			return a.one(args, func(k tokenKey) error {
@@ -349,12 +349,15 @@ func (a *app) keyShow() *cobra.Command {
 	return cmd
 }
 
-// tokenAndKey checks the arguments TOKEN [KEY].
-func tokenAndKey(cmd *cobra.Command, args []string) error {
-	if len(args) > 2 {
-		return usage("TOKEN and KEY are expected, and nothing behind them (a PIN is never an argument)")
+// tokenAndOne checks the arguments of a command that takes TOKEN and perhaps
+// one more.
+func tokenAndOne(name string) cobra.PositionalArgs {
+	return func(cmd *cobra.Command, args []string) error {
+		if len(args) > 2 {
+			return usage("TOKEN and %s are expected, and nothing behind them (a PIN is never an argument)", name)
+		}
+		return oneToken(cmd, args[:min(1, len(args))])
 	}
-	return oneToken(cmd, args[:min(1, len(args))])
 }
 
 func (a *app) keyRename() *cobra.Command {
@@ -494,7 +497,7 @@ func (a *app) keyExport() *cobra.Command {
 		Short: "Print the public half of a key",
 		Long: `Print the public half of a key: as pem (SubjectPublicKeyInfo), ssh (a line of
 authorized_keys), hex, jwk (RFC 8037) or did. Needs no PIN.`,
-		Args:              tokenAndKey,
+		Args:              tokenAndOne("KEY"),
 		ValidArgsFunction: completeToken,
 		RunE: a.does(func(_ *cobra.Command, args []string) error {
 			write, ok := publicForms[form]
