@@ -129,12 +129,17 @@ func (k *Key) Sign(sig []byte, p Params, msg []byte) error {
 	return nil
 }
 
-// sign is RFC 8032, section 5.1.6.
+// sign is RFC 8032, section 5.1.6. The message is hashed twice. Were it another
+// one the second time, under the same r, a signature of the first would give
+// the key away, so both hashes are of a copy: msg belongs to the caller, may
+// overlap sig, and may be changed by another thread or process meanwhile.
 func (k *Key) sign(sig []byte, p Params, msg []byte) {
-	var digest [sha512.Size]byte
+	var own [shortMessage]byte
 	if p.Variant == Ph {
-		digest = sha512.Sum512(msg)
-		msg = digest[:]
+		digest := sha512.Sum512(msg)
+		msg = append(own[:0], digest[:]...)
+	} else {
+		msg = append(own[:0], msg...)
 	}
 	var dom [len(domPrefix) + 2 + MaxContext]byte
 	d := p.dom2(&dom)
@@ -144,14 +149,19 @@ func (k *Key) sign(sig []byte, p Params, msg []byte) {
 	var bigR edwards25519.Point
 	hash(&h, d, k.secret.prefix[:], msg)
 	mustScalar(r.SetUniformBytes(h[:]))
-	copy(sig[:32], bigR.ScalarBaseMult(&r).Bytes())
-	hash(&h, d, sig[:32], k.public[:], msg)
+	encodedR := bigR.ScalarBaseMult(&r).Bytes()
+	hash(&h, d, encodedR, k.public[:], msg)
 	mustScalar(c.SetUniformBytes(h[:]))
+	copy(sig[:32], encodedR)
 	copy(sig[32:], s.MultiplyAdd(&c, &k.secret.scalar, &r).Bytes())
 
 	secmem.Wipe(h[:])
 	secmem.Wipe(unsafe.Slice((*byte)(unsafe.Pointer(&r)), unsafe.Sizeof(r)))
 }
+
+// shortMessage is the length of a message, in bytes, of which sign makes its
+// copy on the stack.
+const shortMessage = 1024
 
 func mustScalar(_ *edwards25519.Scalar, err error) {
 	if err != nil {

@@ -126,8 +126,11 @@ func TestSignDoesNotAllocate(t *testing.T) {
 	sig := make([]byte, SignatureSize)
 	for _, p := range []Params{{Variant: Pure}, {Ctx, []byte("c")}, {Ph, []byte("c")}} {
 		for _, size := range []int{0, 32, 900, 1 << 16} {
-			msg := make([]byte, size)
-			if n := testing.AllocsPerRun(100, func() { k.Sign(sig, p, msg) }); n != 0 {
+			msg, copies := make([]byte, size), 0.0
+			if size > shortMessage && p.Variant != Ph {
+				copies = 1
+			}
+			if n := testing.AllocsPerRun(100, func() { k.Sign(sig, p, msg) }); n != copies {
 				t.Errorf("variant %d, %d bytes: %v allocations", p.Variant, size, n)
 			}
 		}
@@ -202,5 +205,25 @@ func BenchmarkSign(b *testing.B) {
 	b.ReportAllocs()
 	for b.Loop() {
 		k.Sign(sig, Params{}, msg)
+	}
+}
+
+// The signature may go where the message is, or into a part of it.
+func TestSignInPlace(t *testing.T) {
+	k := newKey(t, bytes.Repeat([]byte{7}, SeedSize))
+	pub := k.Public()
+	for _, size := range []int{0, 1, 32, 64, 100, 2000} {
+		for offset := 0; offset <= size; offset += 16 {
+			buf := make([]byte, size+SignatureSize)
+			rand.Read(buf)
+			msg := bytes.Clone(buf[:size])
+			sig := buf[offset : offset+SignatureSize]
+			if err := k.Sign(sig, Params{}, buf[:size]); err != nil {
+				t.Fatal(err)
+			}
+			if !Verify(pub[:], msg, sig, Params{}) {
+				t.Errorf("%d bytes, signature at %d: wrong", size, offset)
+			}
+		}
 	}
 }

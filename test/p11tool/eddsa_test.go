@@ -6,6 +6,7 @@ import (
 	"crypto/ed25519"
 	"crypto/sha512"
 	"fmt"
+	"sync"
 	"testing"
 
 	"github.com/miekg/pkcs11"
@@ -280,5 +281,46 @@ func TestAlwaysAuthenticate(t *testing.T) {
 		ok(t, "C_SignInit", c.SignInit(c.s, mech(ckmEdDSA), priv))
 		_, err = c.Sign(c.s, []byte("m"))
 		want(t, "C_Sign without the PIN", err, pkcs11.CKR_USER_NOT_LOGGED_IN)
+	})
+}
+
+// TestChangingMessage: whatever another thread makes of a message while it is
+// signed, no two signatures have the same first half and different second
+// ones. A message that is read twice, once for each half, gives such a pair,
+// and that gives the key away.
+func TestChangingMessage(t *testing.T) {
+	isolated(t, setup{autoLock: 60}, func(t *testing.T, p *place) {
+		c := newToken(t)
+		_, priv := c.generate("key", true)
+		for _, size := range []int{256, 4096} {
+			msg := make([]byte, size)
+			stop := make(chan struct{})
+			var wg sync.WaitGroup
+			wg.Go(func() {
+				for n := byte(0); ; n++ {
+					select {
+					case <-stop:
+						return
+					default:
+						msg[size-1] = n & 1
+					}
+				}
+			})
+			second := map[[32]byte][]byte{}
+			for range 3000 {
+				sig, err := sign(c.Ctx, c.s, priv, msg)
+				ok(t, "signing", err)
+				r := [32]byte(sig)
+				if s := second[r]; s != nil && !bytes.Equal(s, sig[32:]) {
+					t.Fatalf("%d bytes: two signatures that give the key away", size)
+				}
+				second[r] = sig[32:]
+			}
+			close(stop)
+			wg.Wait()
+			if len(second) != 2 {
+				t.Errorf("%d bytes: %d different messages were signed, not 2", size, len(second))
+			}
+		}
 	})
 }
