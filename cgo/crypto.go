@@ -5,9 +5,18 @@ import "C"
 
 import "github.com/InterCooperative-Network/icn-p11/p11"
 
+// cancel ends the active operation of a function, which is what its Init does
+// with NULL for the mechanism (v3.1, sections 5.11.1, 5.13.1 and 5.15.1).
+func cancel(s C.CK_SESSION_HANDLE, function uint) C.CK_RV {
+	return code(module.SessionCancel(p11.SessionHandle(s), function))
+}
+
 //export go_C_DigestInit
 func go_C_DigestInit(s C.CK_SESSION_HANDLE, m C.CK_MECHANISM_PTR) (rv C.CK_RV) {
 	defer guard("C_DigestInit", &rv)
+	if m == nil {
+		return cancel(s, p11.CKF_DIGEST)
+	}
 	mech, ok := mechanism(m)
 	if !ok {
 		return argumentsBad
@@ -55,6 +64,9 @@ func go_C_DigestFinal(s C.CK_SESSION_HANDLE, o C.CK_BYTE_PTR, no C.CK_ULONG_PTR)
 //export go_C_SignInit
 func go_C_SignInit(s C.CK_SESSION_HANDLE, m C.CK_MECHANISM_PTR, key C.CK_OBJECT_HANDLE) (rv C.CK_RV) {
 	defer guard("C_SignInit", &rv)
+	if m == nil {
+		return cancel(s, p11.CKF_SIGN)
+	}
 	mech, ok := mechanism(m)
 	if !ok {
 		return argumentsBad
@@ -100,6 +112,9 @@ func go_C_SignFinal(s C.CK_SESSION_HANDLE, o C.CK_BYTE_PTR, no C.CK_ULONG_PTR) (
 //export go_C_VerifyInit
 func go_C_VerifyInit(s C.CK_SESSION_HANDLE, m C.CK_MECHANISM_PTR, key C.CK_OBJECT_HANDLE) (rv C.CK_RV) {
 	defer guard("C_VerifyInit", &rv)
+	if m == nil {
+		return cancel(s, p11.CKF_VERIFY)
+	}
 	mech, ok := mechanism(m)
 	if !ok {
 		return argumentsBad

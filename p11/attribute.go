@@ -104,7 +104,7 @@ var key = []spec{
 	{CKA_DERIVE, kindBool, anyTime, no},
 	{CKA_LOCAL, kindBool, 0, no},
 	{CKA_KEY_GEN_MECHANISM, kindUlong, 0, ulong(Unavailable)},
-	{CKA_ALLOWED_MECHANISMS, kindMechs, onCreate | onGen | onCopy, empty},
+	{CKA_ALLOWED_MECHANISMS, kindMechs, onCreate | onGen, empty},
 	{CKA_SUBJECT, kindBytes, anyTime, empty},
 	{CKA_PUBLIC_KEY_INFO, kindBytes, onCreate, nil},
 }
@@ -136,7 +136,7 @@ var privateKey = []spec{
 	{CKA_DECRYPT, kindBool, anyTime, no},
 	{CKA_UNWRAP, kindBool, anyTime, no},
 	{CKA_WRAP_WITH_TRUSTED, kindBool, anyTime | onlyUp, no},
-	{CKA_ALWAYS_AUTHENTICATE, kindBool, onCreate | onGen | onCopy, no},
+	{CKA_ALWAYS_AUTHENTICATE, kindBool, onCreate | onGen | onCopy | onlyUp, no},
 }
 
 // classSpecs is the attribute table: for each class, every attribute that its

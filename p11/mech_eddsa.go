@@ -284,7 +284,9 @@ func (m *Module) GenerateKeyPair(h SessionHandle, mech Mechanism, pubTmpl, privT
 			return 0, 0, err
 		}
 	}
-	guardPrivate(priv)
+	if err := guardPrivate(priv); err != nil {
+		return 0, 0, err
+	}
 	priv[CKA_ALWAYS_SENSITIVE] = yes
 	priv[CKA_NEVER_EXTRACTABLE] = boolBytes(!priv.bool(CKA_EXTRACTABLE))
 	for _, a := range []attrs{pub, priv} {

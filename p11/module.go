@@ -50,6 +50,8 @@ type library struct {
 
 	reported sync.Map // errors that the log has once already
 
+	refresh sync.Mutex // held from asking the store for its tokens until the slots are as it says; taken before a slot's lock
+
 	mu         sync.RWMutex // guards what follows; taken after a slot's and a session's lock
 	slots      map[SlotID]*slot
 	sessions   map[SessionHandle]*session
@@ -237,7 +239,8 @@ func (l *library) fail(op string, serial string, err error) error {
 	case errors.Is(err, sealstore.ErrLocked):
 		rv, level = CKR_USER_NOT_LOGGED_IN, slog.LevelWarn
 	case errors.Is(err, sealstore.ErrNotFound):
-		rv, level = CKR_OBJECT_HANDLE_INVALID, slog.LevelWarn
+		// The token was removed; a missing object is told by whoever was given its handle.
+		rv, level = CKR_DEVICE_REMOVED, slog.LevelWarn
 	case errors.Is(err, sealstore.ErrReadOnly):
 		rv = CKR_TOKEN_WRITE_PROTECTED
 	case errors.Is(err, sealstore.ErrFull):

@@ -432,6 +432,9 @@ func (m *Module) SetAttributeValue(h SessionHandle, oh ObjectHandle, tmpl []Attr
 				}
 				continue
 			}
+			if errors.Is(err, sealstore.ErrNotFound) {
+				return &coded{CKR_OBJECT_HANDLE_INVALID, err}
+			}
 			if err != nil {
 				return l.fail("changing an object", s.serial, err)
 			}

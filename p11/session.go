@@ -198,9 +198,14 @@ func (m *Module) SessionCancel(h SessionHandle, flags uint) error {
 	return nil
 }
 
+// user tells who is logged in. A login is over, too, when another process has
+// initialised the token anew or removed it.
 func (l *library) user(s *slot) loginState {
 	l.mu.RLock()
 	defer l.mu.RUnlock()
+	if s.user != nobody && !s.token.LoggedIn() {
+		return nobody
+	}
 	return s.user
 }
 
@@ -239,6 +244,9 @@ func (m *Module) Login(h SessionHandle, user UserType, pin []byte) error {
 	s := sess.slot
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if s.user != nobody && l.user(s) == nobody {
+		l.logout(s)
+	}
 	role, state := sealstore.User, userIn
 	if user == CKU_SO {
 		role, state = sealstore.SO, soIn

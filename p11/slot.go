@@ -82,16 +82,31 @@ func SlotIDs(cfg *config.Config, tokens []sealstore.TokenInfo, kept map[string]S
 // Slot numbers come from the configuration and the tokens themselves, so they
 // are the same in every process; the free slot has the number that the next
 // token will get. A token that has a slot keeps it.
+//
+// What the store says is applied before anybody asks it again: an older answer
+// would take back what a newer one, or C_InitToken, has just entered.
 func (l *library) refreshSlots() error {
-	infos, err := l.store.Tokens()
+	l.refresh.Lock()
+	gone, err := l.rereadSlots()
+	l.refresh.Unlock()
+	for _, s := range gone {
+		l.closeSlot(s)
+	}
+	return err
+}
+
+// rereadSlots gives the slots that are there no more. The caller holds
+// l.refresh.
+func (l *library) rereadSlots() (gone []*slot, err error) {
+	infos, left, err := l.store.Scan()
 	if err != nil {
-		return err
+		return nil, err
 	}
 	free := SlotID(0)
 	if l.cfg.FreeSlot {
 		n, err := l.store.FreeSlot(l.cfg.FixedSlots()...)
 		if err != nil {
-			return err
+			return nil, err
 		}
 		free = SlotID(n)
 	}
@@ -118,10 +133,15 @@ func (l *library) refreshSlots() error {
 	if l.cfg.FreeSlot {
 		want[free] = sealstore.TokenInfo{}
 	}
-	var gone []*slot
+	// A token that could not be read just now, for want of descriptors or
+	// rights, is still there.
+	unread := map[string]bool{}
+	for _, d := range left {
+		unread[d.Serial] = !d.Lost()
+	}
 	l.mu.Lock()
 	for id, s := range l.slots {
-		if t, ok := want[id]; !ok || t.Serial != s.serial {
+		if t, ok := want[id]; (!ok || t.Serial != s.serial) && !unread[s.serial] {
 			gone = append(gone, s)
 			delete(l.slots, id)
 		}
@@ -140,10 +160,7 @@ func (l *library) refreshSlots() error {
 		l.slots[id] = s
 	}
 	l.mu.Unlock()
-	for _, s := range gone {
-		l.closeSlot(s)
-	}
-	return nil
+	return gone, nil
 }
 
 // closeSlot ends every session of a slot and wipes what it had unlocked.
@@ -402,6 +419,9 @@ func (m *Module) InitToken(id SlotID, pin []byte, label [32]byte) error {
 		l.log.Error("token not made", "error", err)
 		return &coded{CKR_FUNCTION_FAILED, err}
 	}
+	// Until the slot is known to hold the new token.
+	l.refresh.Lock()
+	defer l.refresh.Unlock()
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if err := l.mayWrite(s); err != nil {

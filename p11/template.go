@@ -153,14 +153,23 @@ func (l *library) parseCreate(sess *session, tmpl []Attribute) (attrs, []byte, e
 		if len(seed) != seedSize {
 			return nil, nil, CKR_ATTRIBUTE_VALUE_INVALID
 		}
-		guardPrivate(a)
+		if err := guardPrivate(a); err != nil {
+			return nil, nil, err
+		}
 	}
 	return a, seed, nil
 }
 
 // guardPrivate makes a private key sensitive whatever the template said: no
-// private value ever leaves the token, and the attribute tells the truth.
-func guardPrivate(a attrs) { a[CKA_SENSITIVE] = yes }
+// private value ever leaves the token, and the attribute tells the truth. Only a
+// private object can ask for the PIN each time (section 4.9, table 27).
+func guardPrivate(a attrs) error {
+	a[CKA_SENSITIVE] = yes
+	if a.bool(CKA_ALWAYS_AUTHENTICATE) && !a.bool(CKA_PRIVATE) {
+		return CKR_TEMPLATE_INCONSISTENT
+	}
+	return nil
+}
 
 // applyTemplate is C_CopyObject's and C_SetAttributeValue's reading of a
 // template: old with the changes applied.

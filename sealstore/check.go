@@ -18,6 +18,12 @@ type Damage struct {
 	Err  error // names the path and the cause
 }
 
+// Lost tells whether the file is missing or its content is damaged. Otherwise
+// it could not be read, and may be good.
+func (d Damage) Lost() bool {
+	return errors.Is(d.Err, ErrNotFound) || errors.Is(d.Err, ErrIntegrity) || errors.Is(d.Err, ErrBlob) || errors.Is(d.Err, ErrSlotTaken)
+}
+
 // LeftOut is a token that Tokens leaves out. Besides what a Damage can be, its
 // error is ErrSlotTaken where another token has the slot.
 type LeftOut struct {

@@ -124,6 +124,12 @@ func (s *Store) Tokens() ([]TokenInfo, error) {
 	return c.tokens, err
 }
 
+// Scan is Tokens, and lists the tokens that Tokens leaves out.
+func (s *Store) Scan() (tokens []TokenInfo, left []LeftOut, err error) {
+	c, err := s.scan()
+	return c.tokens, c.left, err
+}
+
 // census is what a store holds.
 type census struct {
 	tokens []TokenInfo

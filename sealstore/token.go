@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -42,10 +43,12 @@ type Token struct {
 	loading sync.Mutex // held while the public secret is unsealed
 
 	// mu guards the secrets. Who uses one holds it for reading until done.
-	mu     sync.RWMutex
-	root   *keyring // nil: logged out
-	role   Role     // of the login
-	public *keyring // nil: not needed so far
+	mu   sync.RWMutex
+	root *keyring // nil: logged out
+	role Role     // of the login
+	// loggedIn is whether root is there, for who cannot wait for mu.
+	loggedIn atomic.Bool
+	public   *keyring // nil: not needed so far
 
 	cache   sync.Mutex // guards what follows
 	file    *tokenFile // the version read last, with
@@ -257,6 +260,18 @@ func (t *Token) openRoot(f *tokenFile, r Role, pin []byte) (*keyring, error) {
 	return k, nil
 }
 
+// LoggedIn tells whether the root secret of a login is still held: it is
+// dropped when the token turns out to be another one, or gone.
+func (t *Token) LoggedIn() bool {
+	return t.loggedIn.Load()
+}
+
+// setRoot begins or ends a login. Token.mu is held.
+func (t *Token) setRoot(k *keyring, r Role) {
+	t.root, t.role = k, r
+	t.loggedIn.Store(k != nil)
+}
+
 // Login checks a PIN with the TPM and keeps the root secret until Logout.
 func (t *Token) Login(r Role, pin []byte) error {
 	f, _, err := readToken(t.path, t.serial)
@@ -269,7 +284,7 @@ func (t *Token) Login(r Role, pin []byte) error {
 	}
 	t.mu.Lock()
 	old := t.root
-	t.root, t.role = k, r
+	t.setRoot(k, r)
 	t.mu.Unlock()
 	old.destroy()
 	if r != User {
@@ -296,7 +311,7 @@ func (t *Token) Closed() bool {
 func (t *Token) Logout() {
 	t.mu.Lock()
 	t.root.destroy()
-	t.root, t.role = nil, User
+	t.setRoot(nil, User)
 	t.mu.Unlock()
 	t.forgetPrivate()
 }
@@ -320,7 +335,7 @@ func (t *Token) shed(in instance) {
 	out := t.root != nil && t.root.instance != in
 	if out {
 		t.root.destroy()
-		t.root, t.role = nil, User
+		t.setRoot(nil, User)
 	}
 	t.mu.Unlock()
 	if out {

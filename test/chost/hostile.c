@@ -77,7 +77,7 @@ static void null_pointers(void)
 	CK_BYTE b[64];
 	CK_OBJECT_HANDLE h;
 	CK_SLOT_ID slot = find_slot(LABEL);
-	CK_MECHANISM eddsa = {CKM_EDDSA, NULL, 0}, gen = {CKM_EC_EDWARDS_KEY_PAIR_GEN, NULL, 0};
+	CK_MECHANISM eddsa = {CKM_EDDSA, NULL, 0}, gen = {CKM_EC_EDWARDS_KEY_PAIR_GEN, NULL, 0}, sha = {CKM_SHA256, NULL, 0};
 
 	EXPECT(CKR_ARGUMENTS_BAD, p11->C_GetInfo(NULL));
 	EXPECT(CKR_ARGUMENTS_BAD, p11->C_GetFunctionList(NULL));
@@ -115,9 +115,19 @@ static void null_pointers(void)
 	EXPECT(CKR_ARGUMENTS_BAD, p11->C_GenerateRandom(session, NULL, 1));
 	EXPECT(CKR_ARGUMENTS_BAD, p11->C_WaitForSlotEvent(1, NULL, NULL));
 	EXPECT(CKR_ARGUMENTS_BAD, p11->C_WaitForSlotEvent(1, &slot, b));
-	p11->C_DigestInit(session, NULL); /* 3.0: cancels, or refuses; either way nothing runs */
-	p11->C_VerifyInit(session, NULL, pub);
-	p11->C_SignInit(session, NULL, priv);
+
+	/* Without a mechanism an Init ends the operation that is active. */
+	OK(p11->C_DigestInit(session, &sha));
+	OK(p11->C_DigestInit(session, NULL));
+	EXPECT(CKR_OPERATION_NOT_INITIALIZED, p11->C_DigestUpdate(session, b, 1));
+	OK(p11->C_SignInit(session, &eddsa, priv));
+	OK(p11->C_SignInit(session, NULL, 0));
+	EXPECT(CKR_OPERATION_NOT_INITIALIZED, p11->C_SignUpdate(session, b, 1));
+	OK(p11->C_VerifyInit(session, &eddsa, pub));
+	OK(p11->C_VerifyInit(session, NULL, 0));
+	EXPECT(CKR_OPERATION_NOT_INITIALIZED, p11->C_VerifyUpdate(session, b, 1));
+	OK(p11->C_VerifyInit(session, NULL, 0));
+	EXPECT(CKR_SESSION_HANDLE_INVALID, p11->C_SignInit(session + 1000, NULL, 0));
 
 	OK(p11->C_SignInit(session, &eddsa, priv));
 	p11->C_Sign(session, NULL, 1, b, &n);

@@ -106,23 +106,28 @@ func initToken(c *pkcs11.Ctx, label string) (uint, error) {
 	if err != nil {
 		return 0, err
 	}
+	return slot, setUp(c, slot, label)
+}
+
+// setUp makes a token in a slot, with both PINs.
+func setUp(c *pkcs11.Ctx, slot uint, label string) error {
 	if err := c.InitToken(slot, soPIN, label); err != nil {
-		return 0, fmt.Errorf("C_InitToken: %w", err)
+		return fmt.Errorf("C_InitToken: %w", err)
 	}
 	s, err := c.OpenSession(slot, openRW)
 	if err != nil {
-		return 0, fmt.Errorf("C_OpenSession: %w", err)
+		return fmt.Errorf("C_OpenSession: %w", err)
 	}
 	if err := c.Login(s, pkcs11.CKU_SO, soPIN); err != nil {
-		return 0, fmt.Errorf("C_Login as SO: %w", err)
+		return fmt.Errorf("C_Login as SO: %w", err)
 	}
 	if err := c.InitPIN(s, userPIN); err != nil {
-		return 0, fmt.Errorf("C_InitPIN: %w", err)
+		return fmt.Errorf("C_InitPIN: %w", err)
 	}
 	if err := c.Logout(s); err != nil {
-		return 0, fmt.Errorf("C_Logout: %w", err)
+		return fmt.Errorf("C_Logout: %w", err)
 	}
-	return slot, c.CloseSession(s)
+	return c.CloseSession(s)
 }
 
 // client is a token with an open session.

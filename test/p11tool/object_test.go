@@ -6,6 +6,7 @@ import (
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/asn1"
+	"encoding/binary"
 	"fmt"
 	"math/big"
 	"os"
@@ -385,5 +386,39 @@ func TestFindOperation(t *testing.T) {
 				}
 			}
 		}
+	})
+}
+
+// TestCopyKeepsRestrictions: a copy is not freer than its original.
+func TestCopyKeepsRestrictions(t *testing.T) {
+	isolated(t, setup{}, func(t *testing.T, p *place) {
+		c := newToken(t)
+		eddsa := make([]byte, 8)
+		binary.NativeEndian.PutUint64(eddsa, ckmEdDSA)
+		private := func(more ...*pkcs11.Attribute) []*pkcs11.Attribute {
+			return append([]*pkcs11.Attribute{attr(pkcs11.CKA_TOKEN, true), attr(pkcs11.CKA_SIGN, true)}, more...)
+		}
+		public := []*pkcs11.Attribute{attr(pkcs11.CKA_TOKEN, true), attr(pkcs11.CKA_EC_PARAMS, oid)}
+		_, key, err := c.GenerateKeyPair(c.s, mech(ckmEdwards), public,
+			private(attr(pkcs11.CKA_ALWAYS_AUTHENTICATE, true), attr(pkcs11.CKA_ALLOWED_MECHANISMS, eddsa)))
+		ok(t, "C_GenerateKeyPair", err)
+		for what, a := range map[string]*pkcs11.Attribute{
+			"CKA_ALWAYS_AUTHENTICATE": attr(pkcs11.CKA_ALWAYS_AUTHENTICATE, false),
+			"CKA_ALLOWED_MECHANISMS":  attr(pkcs11.CKA_ALLOWED_MECHANISMS, []byte{}),
+		} {
+			for _, token := range []bool{true, false} {
+				_, err := c.CopyObject(c.s, key, []*pkcs11.Attribute{attr(pkcs11.CKA_TOKEN, token), a})
+				want(t, "C_CopyObject that changes "+what, err, pkcs11.CKR_ATTRIBUTE_READ_ONLY)
+			}
+		}
+		dup, err := c.CopyObject(c.s, key, []*pkcs11.Attribute{attr(pkcs11.CKA_TOKEN, false)})
+		ok(t, "C_CopyObject", err)
+		ok(t, "C_SignInit", c.SignInit(c.s, mech(ckmEdDSA), dup))
+		_, err = c.Sign(c.s, []byte("m"))
+		want(t, "C_Sign with the copy", err, pkcs11.CKR_USER_NOT_LOGGED_IN)
+
+		_, _, err = c.GenerateKeyPair(c.s, mech(ckmEdwards), public,
+			private(attr(pkcs11.CKA_ALWAYS_AUTHENTICATE, true), attr(pkcs11.CKA_PRIVATE, false)))
+		want(t, "a public object that asks for the PIN", err, pkcs11.CKR_TEMPLATE_INCONSISTENT)
 	})
 }
