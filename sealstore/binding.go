@@ -176,6 +176,15 @@ func (s *Store) approve(b *Binding, states [][][]byte, approver []byte) (*Bindin
 	return &c, nil
 }
 
+// sameApprover tells whether seals under one binding are as good under the
+// other: approvals come and go, the approver stands in the seals.
+func sameApprover(a, b *Binding) bool {
+	if a == nil || b == nil {
+		return a == b
+	}
+	return bytes.Equal(a.Approver, b.Approver)
+}
+
 // Open tells whether the platform is in an approved state. now has a value for
 // each PCR.
 func (b *Binding) Open(now [][]byte) bool {
@@ -317,51 +326,61 @@ func (t *Token) reapprove(soPIN []byte, states func(*Binding, [][]byte) ([][][]b
 // is; a key that a crash leaves unbound stays usable, and Bind may be called
 // again. A token that is bound already keeps its approver.
 func (t *Token) Bind(userPIN, soPIN []byte, spec BindingSpec) error {
-	err := t.rewrite(func(f *tokenFile) (*keyring, error) {
-		root, err := t.openRoot(f, SO, soPIN)
-		if err != nil {
-			return nil, err
-		}
+	return t.rebindAll(soPIN, func(f *tokenFile, root *keyring) error {
 		b, err := t.store.newBinding(spec, root.approver())
-		if err == nil {
-			err = t.rebindUser(f, userPIN, b)
-		}
 		if err != nil {
-			root.destroy()
-			return nil, fmt.Errorf("token %s: %w", t.serial, err)
+			return err
 		}
-		return root, nil
+		if err := t.rebindUser(f, userPIN, b); err != nil {
+			return err
+		}
+		if err := t.write(f, root); err != nil {
+			return err
+		}
+		return t.reseal(f, root, b)
 	})
-	if err != nil {
-		return err
-	}
-	return t.resealAll(soPIN)
 }
 
 // Unbind takes a token's binding away, in the order that leaves every key
-// usable at any instant.
+// usable at any instant. Both PINs are checked before anything is changed.
 func (t *Token) Unbind(userPIN, soPIN []byte) error {
+	return t.rebindAll(soPIN, func(f *tokenFile, root *keyring) error {
+		if f.Binding == nil {
+			return ErrUnbound
+		}
+		unbound := *f
+		if err := t.rebindUser(&unbound, userPIN, nil); err != nil {
+			return err
+		}
+		if err := t.reseal(f, root, nil); err != nil {
+			return err
+		}
+		return t.write(&unbound, root)
+	})
+}
+
+// rebindAll runs change under one lock, so that no key is made meanwhile, with
+// the root secret as the SO's PIN opens it.
+func (t *Token) rebindAll(soPIN []byte, change func(f *tokenFile, root *keyring) error) error {
+	l, err := t.lock()
+	if err != nil {
+		return err
+	}
+	defer l.unlock()
+	removeTemps(t.path)
 	f, _, err := readToken(t.path, t.serial)
 	if err != nil {
 		return err
 	}
-	if f.Binding == nil {
-		return fmt.Errorf("token %s: %w", t.serial, ErrUnbound)
-	}
-	if err := t.resealAs(soPIN, nil); err != nil {
+	root, err := t.openRoot(f, SO, soPIN)
+	if err != nil {
 		return err
 	}
-	return t.rewrite(func(f *tokenFile) (*keyring, error) {
-		root, err := t.openRoot(f, SO, soPIN)
-		if err != nil {
-			return nil, err
-		}
-		if err := t.rebindUser(f, userPIN, nil); err != nil {
-			root.destroy()
-			return nil, fmt.Errorf("token %s: %w", t.serial, err)
-		}
-		return root, nil
-	})
+	defer root.destroy()
+	if err := change(f, root); err != nil {
+		return fmt.Errorf("token %s: %w", t.serial, err)
+	}
+	return nil
 }
 
 // rebindUser gives f another binding, and the user's seal with it.
@@ -388,32 +407,10 @@ func (t *Token) rebindUser(f *tokenFile, userPIN []byte, b *Binding) error {
 	return nil
 }
 
-// resealAll makes every key's seal anew under the token's binding.
-func (t *Token) resealAll(soPIN []byte) error {
-	f, _, err := readToken(t.path, t.serial)
-	if err != nil {
-		return err
-	}
-	return t.resealAs(soPIN, f.Binding)
-}
-
-// resealAs makes every key's seal anew under a binding, or none. Each file is
-// replaced by itself: at any instant each key opens as the old or the new.
-func (t *Token) resealAs(soPIN []byte, b *Binding) error {
-	l, err := t.lock()
-	if err != nil {
-		return err
-	}
-	defer l.unlock()
-	f, _, err := readToken(t.path, t.serial)
-	if err != nil {
-		return err
-	}
-	root, err := t.openRoot(f, SO, soPIN)
-	if err != nil {
-		return err
-	}
-	defer root.destroy()
+// reseal makes every key's seal anew under a binding, or none; f says what the
+// token is bound to, which opens the seals. Each file is replaced by itself: at
+// any instant each key opens as the old or the new. The token's lock is held.
+func (t *Token) reseal(f *tokenFile, root *keyring, b *Binding) error {
 	public, err := t.unsealRing(f, f.Public, nil, false)
 	if err != nil {
 		return err
@@ -450,7 +447,7 @@ func (t *Token) resealAs(soPIN []byte, b *Binding) error {
 			if o.private() {
 				k = root
 			}
-			if err = t.reseal(f, o, k, b); err == nil {
+			if err = t.resealObject(f, o, k, b); err == nil {
 				if err = writeFile(objects, n, o.encode(), true); err != nil {
 					err = writeError(path, err)
 				}
@@ -463,8 +460,8 @@ func (t *Token) resealAs(soPIN []byte, b *Binding) error {
 	return errors.Join(failed...)
 }
 
-// reseal makes the seal of an object anew, and checks that it opens.
-func (t *Token) reseal(f *tokenFile, o *objectFile, k *keyring, b *Binding) error {
+// resealObject makes the seal of an object anew, and checks that it opens.
+func (t *Token) resealObject(f *tokenFile, o *objectFile, k *keyring, b *Binding) error {
 	body, err := k.open(o)
 	if err != nil {
 		return err

@@ -265,6 +265,18 @@ func (t *Token) CreateObject(private bool, body, secret []byte) (Object, error) 
 	if secret != nil && (len(secret) == 0 || len(secret) > MaxSecret) {
 		return Object{}, fmt.Errorf("object: %w: a secret of %d bytes, 1 to %d are possible", ErrTooLarge, len(secret), MaxSecret)
 	}
+	for {
+		o, err := t.create(private, body, secret)
+		if !errors.Is(err, errRebound) {
+			return o, err
+		}
+	}
+}
+
+// errRebound: the token was bound or unbound while an object was sealed.
+var errRebound = errors.New("the token's binding changed meanwhile")
+
+func (t *Token) create(private bool, body, secret []byte) (Object, error) {
 	f, in, err := t.encrypt(private, body, secret)
 	if err != nil {
 		return Object{}, err
@@ -280,6 +292,9 @@ func (t *Token) CreateObject(private bool, body, secret []byte) (Object, error) 
 	}
 	if now.instance() != in {
 		return Object{}, fmt.Errorf("token %s: %w: it was initialised anew", t.serial, ErrChanged)
+	}
+	if f.sealed() && !sameApprover(now.Binding, f.Seal.Binding) {
+		return Object{}, errRebound
 	}
 	objects := filepath.Join(t.path, objectsName)
 	removeTemps(objects)

@@ -459,6 +459,11 @@ func (t *Token) rewrite(change func(*tokenFile) (*keyring, error)) error {
 		return err
 	}
 	defer root.destroy()
+	return t.write(f, root)
+}
+
+// write replaces the token file. The token's lock is held.
+func (t *Token) write(f *tokenFile, root *keyring) error {
 	f.MAC = root.mac(f)
 	if err := writeFile(t.path, tokenName, f.encode(), true); err != nil {
 		return writeError(filepath.Join(t.path, tokenName), err)

@@ -146,6 +146,7 @@ func binding(t *testing.T, f *fixture) {
 	ok(t, tok.Rebind(SOPIN, nil))
 	fails(t, tok.Unbind([]byte("wrong pin"), SOPIN), sealstore.ErrAuth)
 	ok(t, f.opens(t, ser, id, second))
+	wantUnbound(t, tok, 0)
 	ok(t, tok.Unbind(UserPIN, SOPIN))
 	f.extend(t, 0)
 	ok(t, f.opens(t, ser, id, second))
@@ -286,4 +287,48 @@ func (s *stopping) Seal(parent []byte, secret, auth []byte, o sealstore.SealOpti
 	}
 	s.left--
 	return s.Sealer.Seal(parent, secret, auth, o)
+}
+
+// bindBeside binds and unbinds a token while another process makes a key: the
+// key is bound as the token is.
+func bindBeside(t *testing.T, f *fixture) {
+	ser := serial(t, f.token(t))
+	dev, err := f.suite.Open(f.device)
+	ok(t, err)
+	defer dev.Close()
+	hooked := &hooked{Sealer: dev}
+	maker, err := sealstore.Open(f.dir, hooked, nil).Token(ser)
+	ok(t, err)
+	ok(t, maker.Login(sealstore.User, UserPIN))
+	other, err := f.open(t).Token(ser)
+	ok(t, err)
+	for n, change := range []func() error{
+		func() error { return other.Bind(UserPIN, SOPIN, *spec) },
+		func() error { return other.Rebind(SOPIN, nil) },
+		func() error { return other.Unbind(UserPIN, SOPIN) },
+	} {
+		hooked.during = func() { ok(t, change()) }
+		id, err := put(maker)
+		ok(t, err)
+		if hooked.during != nil {
+			t.Fatal("nothing was sealed")
+		}
+		wantUnbound(t, other, []int{0, 0, 3}[n])
+		ok(t, f.opens(t, ser, id))
+	}
+}
+
+// hooked is a Sealer that runs a function before it hands a new seal out.
+type hooked struct {
+	sealstore.Sealer
+	during func()
+}
+
+func (s *hooked) Seal(parent []byte, secret, auth []byte, o sealstore.SealOptions) (sealstore.Blob, error) {
+	b, err := s.Sealer.Seal(parent, secret, auth, o)
+	if f := s.during; f != nil {
+		s.during = nil
+		f()
+	}
+	return b, err
 }

@@ -58,6 +58,7 @@ func (s Suite) Run(t *testing.T) {
 		{"Binding", binding},
 		{"BindLater", bindLater},
 		{"BindFails", bindFails},
+		{"BindBeside", bindBeside},
 		{"Goroutines", goroutines},
 		{"Processes", processes},
 		{"Killed", killed},
