@@ -1,22 +1,32 @@
 package main
 
 // #include <stdlib.h>
+// #include <sys/auxv.h>
 import "C"
 
 import (
 	"os"
 	"unsafe"
+
+	"github.com/InterCooperative-Network/icn-p11/internal/environment"
 )
 
-// environment names the variables that package config reads, and the one that
+// variables names the variables that package config reads, and the one that
 // the times in a log file depend on.
-var environment = []string{"ICN_P11_CONF", "XDG_CONFIG_HOME", "XDG_DATA_HOME", "HOME", "TZ"}
+var variables = []string{"ICN_P11_CONF", "XDG_CONFIG_HOME", "XDG_DATA_HOME", "HOME", "TZ"}
 
 // takeEnvironment brings Go's copy of the environment up to date with the
 // host's, which may set variables at any time before C_Initialize. os.Setenv
 // also calls C's setenv, so only a change is passed on; it replaces a value in
 // the host's environment by the same value.
+//
+// In a setuid or setgid host they are the words of whoever started it, and
+// name the log file, the store and the TPM; there they count for nothing.
 func takeEnvironment(names []string) {
+	if C.getauxval(C.AT_SECURE) != 0 {
+		environment.Distrust()
+		return
+	}
 	for _, name := range names {
 		key := C.CString(name)
 		value := C.getenv(key)

@@ -24,7 +24,7 @@ func go_C_Initialize(p C.CK_VOID_PTR) (rv C.CK_RV) {
 			Reserved:     a.pReserved != nil,
 		}
 	}
-	takeEnvironment(environment)
+	takeEnvironment(variables)
 	err := module.Initialize(args)
 	if err == nil {
 		takeEnvironment(module.Variables())

@@ -16,6 +16,7 @@ import (
 	"github.com/pelletier/go-toml/v2"
 	"github.com/pelletier/go-toml/v2/unstable"
 
+	"github.com/InterCooperative-Network/icn-p11/internal/environment"
 	"github.com/InterCooperative-Network/icn-p11/sealstore"
 )
 
@@ -85,21 +86,17 @@ func defaultStore() string {
 
 // xdg gives a base directory. The specification has relative values ignored.
 func xdg(env, fallback string) string {
-	if dir := os.Getenv(env); filepath.IsAbs(dir) {
+	if dir := environment.Get(env); filepath.IsAbs(dir) {
 		return dir
 	}
-	home, err := os.UserHomeDir()
-	if err != nil {
-		home = "/"
-	}
-	return filepath.Join(home, fallback)
+	return filepath.Join("/", environment.Home(), fallback)
 }
 
 // Load finds and reads the configuration: $ICN_P11_CONF, else
 // $XDG_CONFIG_HOME/icn/icn-p11.conf (default ~/.config), else [SystemFile],
 // else the defaults. The file that $ICN_P11_CONF names must exist.
 func Load() (*Config, error) {
-	if name := os.Getenv("ICN_P11_CONF"); name != "" {
+	if name := environment.Get("ICN_P11_CONF"); name != "" {
 		data, err := os.ReadFile(name)
 		if err != nil {
 			return nil, fmt.Errorf("configuration named by ICN_P11_CONF: %w", err)

@@ -15,6 +15,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/InterCooperative-Network/icn-p11/internal/environment"
 	"github.com/InterCooperative-Network/icn-p11/internal/secmem"
 	"github.com/InterCooperative-Network/icn-p11/sealstore"
 )
@@ -131,13 +132,13 @@ func (s Source) read(dst []byte, what string, fresh bool) (int, error) {
 	case "file":
 		return readFile(s.arg, dst)
 	case "credential":
-		dir := os.Getenv(credentials)
+		dir := environment.Get(credentials)
 		if dir == "" {
 			return 0, errors.New("CREDENTIALS_DIRECTORY is not set: the service needs LoadCredential= or SetCredentialEncrypted= (systemd.exec(5))")
 		}
 		return readFile(filepath.Join(dir, s.arg), dst)
 	case "env":
-		v, ok := os.LookupEnv(s.arg)
+		v, ok := environment.Lookup(s.arg)
 		if !ok {
 			return 0, errors.New("the variable is not set")
 		}

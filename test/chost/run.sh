@@ -38,7 +38,7 @@ done
 flags="-O1 -g -Wall -Wextra -Wno-unused-parameter -Werror -pthread"
 # shellcheck disable=SC2086 # several flags
 build() { $CC $flags "$@" -ldl; }
-for program in interfaces dlopen fork; do
+for program in interfaces dlopen fork setuid; do
 	build -o "$work/$program" "$here/$program.c"
 done
 build -fsanitize=address,undefined -fno-sanitize-recover=all -o "$work/hostile" "$here/hostile.c"
@@ -60,6 +60,27 @@ log_file = "$work/log"
 CONF
 ICN_P11_CONF=$work/icn-p11.conf
 export ICN_P11_CONF
+
+# A setuid program, started by somebody whose configuration names a log file.
+sudo='' nobody=''
+if [ "$(id -u)" = 0 ]; then
+	nobody="setpriv --reuid=65534 --regid=65534 --clear-groups"
+else
+	sudo=sudo
+fi
+mkdir "$work/theirs"
+chmod 711 "$work"
+chmod 777 "$work/theirs"
+printf 'log_file = "%s"\nlog_level = "debug"\nsealed_blob_dir = "%s"\n' \
+	"$work/theirs/log" "$work/theirs/store" >"$work/theirs/conf"
+mkdir -p "$work/theirs/store/tokens/0123456789abcdef"
+echo damaged >"$work/theirs/store/tokens/0123456789abcdef/token"
+$sudo chown 0:0 "$work/setuid"
+$sudo chmod 4755 "$work/setuid"
+ICN_P11_CONF=$work/theirs/conf $nobody "$work/setuid" "$MODULE" "$work/theirs/log" || {
+	echo "chost: setuid failed" >&2
+	exit 1
+}
 
 [ $# -gt 0 ] || set -- interfaces dlopen fork hostile
 for program; do
