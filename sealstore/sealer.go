@@ -109,8 +109,9 @@ type Sealer interface {
 	// Approve lets the seals of b open while its PCRs have these values.
 	Approve(b *Binding, values [][]byte, secret []byte) (Approval, error)
 
-	// Release drops what is kept warm: loaded objects and sessions. The Sealer
-	// can be used afterwards and warms up again.
+	// Release drops what is kept warm: the connection, loaded objects, and
+	// sessions with the authorisation values in them. It does not wait for an
+	// operation that is running. The Sealer can be used afterwards.
 	Release()
 
 	// Close releases everything. The Sealer must not be used afterwards.

@@ -311,9 +311,13 @@ func (t *Token) Closed() bool {
 func (t *Token) Logout() {
 	t.mu.Lock()
 	t.root.destroy()
+	out := t.root != nil
 	t.setRoot(nil, User)
 	t.mu.Unlock()
 	t.forgetPrivate()
+	if out {
+		t.store.sealer.Release()
+	}
 }
 
 // drop wipes all secrets.
@@ -340,6 +344,7 @@ func (t *Token) shed(in instance) {
 	t.mu.Unlock()
 	if out {
 		t.forgetPrivate()
+		t.store.sealer.Release()
 	}
 }
 

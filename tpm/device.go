@@ -112,8 +112,19 @@ func (d *device) resolve() string {
 func (d *device) String() string { return d.resolve() }
 func (d *device) managed() bool  { return strings.HasPrefix(d.resolve(), "/dev/tpmrm") }
 func (d *device) keep() bool     { return d.managed() }
-func (d *device) alone() bool    { return !d.managed() }
-func (d *device) startup() bool  { return false }
+
+// alone is true where nobody can use the TPM through the kernel's resource
+// manager meanwhile, whose clients' sessions we would see.
+func (d *device) alone() bool {
+	path := d.resolve()
+	n, ok := strings.CutPrefix(path, strings.TrimSuffix(barePath, "0"))
+	if !ok || d.managed() {
+		return false
+	}
+	_, err := os.Stat(strings.TrimSuffix(managerPath, "0") + n)
+	return err != nil
+}
+func (d *device) startup() bool { return false }
 
 func (d *device) open(timeout time.Duration) (conn, error) {
 	path, start := d.resolve(), time.Now()

@@ -63,7 +63,12 @@ type link struct {
 	timeout time.Duration
 	startup bool
 	count   *uint64
+	broken  bool // an exchange failed
 }
+
+// errBroken is why nothing more is sent on a connection that failed: the
+// answer that was not read would be taken for the next command's.
+var errBroken = &lostError{errors.New("the connection has failed"), false}
 
 // Send implements go-tpm's transport.TPM.
 func (l *link) Send(command []byte) ([]byte, error) {
@@ -95,12 +100,16 @@ func (l *link) Send(command []byte) ([]byte, error) {
 }
 
 func (l *link) once(command []byte) ([]byte, error) {
+	if l.broken {
+		return nil, errBroken
+	}
 	*l.count++
 	answer, err := l.conn.exchange(command, l.timeout)
 	if err == nil && (len(answer) < 10 || binary.BigEndian.Uint32(answer[2:]) != uint32(len(answer))) {
 		err = errFrame
 	}
 	if err != nil {
+		l.broken = true
 		var lost *lostError
 		if errors.As(err, &lost) {
 			return nil, err

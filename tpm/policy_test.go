@@ -63,7 +63,7 @@ var extension = bytes.Repeat([]byte{0xaa}, 32)
 // exclusive connection would keep us out.
 func extend(t *testing.T, s *swtpmtest.TPM, d *tpm.TPM, pcr int) {
 	t.Helper()
-	d.Close()
+	d.Release()
 	s.Extend(pcr, extension)
 }
 
@@ -252,7 +252,10 @@ func TestCommandsPerBoundUnseal(t *testing.T) {
 	s := swtpmtest.Start(t)
 	d := open(t, s.Device()+",exclusive")
 	p, data := parent(t, d), secret()
-	blob := bound(t, d, p, data, bind(t, d, secret()))
+	blob, err := d.Seal(p, data, auth, sealstore.SealOptions{Binding: bind(t, d, secret())})
+	if err != nil {
+		t.Fatal(err)
+	}
 	wantSecret(t, d, p, blob, auth, data)
 	before := d.Commands()
 	wantSecret(t, d, p, blob, auth, data)

@@ -11,11 +11,14 @@ import (
 	"bytes"
 	"context"
 	"crypto/sha256"
+	"crypto/subtle"
 	"errors"
 	"fmt"
 	"io"
 	"log/slog"
+	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/google/go-tpm/tpm2"
@@ -61,13 +64,21 @@ type TPM struct {
 	opener opener
 
 	mu       sync.Mutex
-	link     *link // nil: closed
+	link     *link // nil: not connected
+	closed   bool
 	commands uint64
+	idle     *time.Timer // leaves the TPM when nothing more comes
+	lastUse  time.Time
+	// leaveNext has the TPM left after the transaction that is running.
+	leaveNext atomic.Bool
+	// counting is set while a command runs by which the TPM may count a wrong
+	// PIN: it is not sent twice.
+	counting bool
 
 	srk        *rootKey // loaded on link, or persistent
 	persistent *rootKey // what was found at KeyHandle; survives the link
 	loaded     *loadedKey
-	sessions   map[sessionKey]*warmSession
+	sessions   []*warmSession // the one used last at the end
 
 	slowOnce sync.Once
 }
@@ -87,6 +98,7 @@ type loadedKey struct {
 	handle tpm2.TPMHandle
 	name   tpm2.TPM2BName
 	byAuth bool // its authorisation value alone opens it; otherwise its policy does
+	counts bool // the TPM counts wrong values
 }
 
 // warmSession is a session with its own copy of the authorisation value:
@@ -94,6 +106,7 @@ type loadedKey struct {
 type warmSession struct {
 	tpm2.Session
 	auth  *secmem.Buffer // nil: empty
+	dir   direction
 	flush func() error
 }
 
@@ -102,18 +115,15 @@ func (s *warmSession) close() {
 	s.auth.Destroy()
 }
 
-// sessionKey finds a kept session without keeping the authorisation value
-// itself.
-type sessionKey struct {
-	auth [sha256.Size]byte
-	dir  direction
-}
-
 // nonceSize is that of a session's nonces, in bytes.
 const nonceSize = 16
 
 // maxSessions is how many sessions are kept: TPMs hold at least three.
 const maxSessions = 2
+
+// idleTime is how long a connection, with what is loaded on it, is kept after
+// its last use: other processes may want the TPM's few slots.
+const idleTime = 15 * time.Second
 
 // New checks the configuration. It sends nothing.
 func New(c Config) (*TPM, error) {
@@ -141,9 +151,9 @@ func (t *TPM) Commands() uint64 {
 }
 
 // do runs one transaction: it opens the TPM, runs f, and leaves nothing
-// behind where others use the TPM too. f is run a second time where the
-// connection broke, or handles that were kept have gone: all that this
-// package does can be repeated.
+// behind where others use the TPM too. f is run again where the connection
+// broke, or handles that were kept have gone: all that this package does can
+// be repeated, but for a PIN that may have been counted (TPM.counting).
 func (t *TPM) do(op string, f func() error) error { return t.within(t.cfg.Timeout, op, f) }
 
 func (t *TPM) within(limit time.Duration, op string, f func() error) error {
@@ -151,19 +161,31 @@ func (t *TPM) within(limit time.Duration, op string, f func() error) error {
 	defer t.mu.Unlock()
 	start := time.Now()
 	var err, lost error
-	for attempt := range 2 {
+	var tried trouble
+	for {
 		if lost = t.open(limit); lost != nil {
 			err = lost
 			break
 		}
 		err = f()
-		if err == nil || attempt > 0 || !t.recover(err) {
+		was := t.recover(err)
+		t.counting = false
+		if was == 0 || tried&was != 0 {
 			break
 		}
+		if was == brokenConnection {
+			tried &^= fullTPM // what was loaded on it is in the way now
+		}
+		tried |= was
 	}
-	if t.link != nil && !t.opener.keep() {
-		t.release()
+	switch {
+	case t.link == nil:
+	case t.link.broken:
 		t.drop()
+	case t.leaveNext.Swap(false), !t.opener.keep():
+		t.leave()
+	default:
+		t.keepFor(idleTime)
 	}
 	t.cfg.Log.LogAttrs(context.Background(), slog.LevelDebug, "TPM operation",
 		slog.String("operation", op), slog.Duration("took", time.Since(start)), slog.Any("error", err))
@@ -176,7 +198,34 @@ func (t *TPM) within(limit time.Duration, op string, f func() error) error {
 	return nil
 }
 
+// keepFor has the TPM left when it has not been used for so long.
+func (t *TPM) keepFor(d time.Duration) {
+	t.lastUse = time.Now()
+	if t.idle != nil {
+		t.idle.Reset(d)
+		return
+	}
+	t.idle = time.AfterFunc(d, func() {
+		t.mu.Lock()
+		defer t.mu.Unlock()
+		if t.link != nil && time.Since(t.lastUse) >= d {
+			t.leave()
+		}
+	})
+}
+
+// leave flushes what is loaded and closes the connection.
+func (t *TPM) leave() {
+	// Nobody waits long for a TPM that does not answer.
+	t.link.timeout = min(t.link.timeout, glance)
+	t.release()
+	t.drop()
+}
+
 func (t *TPM) open(limit time.Duration) error {
+	if t.closed {
+		return &lostError{fmt.Errorf("%s was closed", t), false}
+	}
 	if t.link == nil {
 		c, err := t.opener.open(limit)
 		if err != nil {
@@ -188,30 +237,46 @@ func (t *TPM) open(limit time.Duration) error {
 	return nil
 }
 
+// trouble is what a second try may get past, each kind once.
+type trouble uint
+
+const (
+	brokenConnection trouble = 1 << iota
+	fullTPM
+	changedPCR
+	staleHandle
+)
+
 // recover decides whether a second try can help, and prepares it.
-func (t *TPM) recover(err error) bool {
+func (t *TPM) recover(err error) trouble {
 	var lost *lostError
 	switch {
+	case err == nil:
+		return 0
 	case errors.As(err, &lost):
 		t.drop()
-		return lost.retry
+		// The TPM may have done what it was asked, and counted a wrong PIN.
+		if !lost.retry || t.counting {
+			return 0
+		}
+		return brokenConnection
 	case errors.Is(err, tpm2.TPMRCObjectMemory), errors.Is(err, tpm2.TPMRCSessionMemory),
 		errors.Is(err, tpm2.TPMRCSessionHandles), errors.Is(err, tpm2.TPMRCContextGap), errors.Is(err, tpm2.TPMRCObjectHandles):
 		t.release()
 		if t.opener.alone() {
 			t.flushStale()
 		}
-		return true
+		return fullTPM
 	case errors.Is(err, tpm2.TPMRCPCRChanged):
 		// A PCR was extended while the policy was being satisfied.
-		return true
+		return changedPCR
 	case t.srk != nil && isStale(err):
 		// The TPM was restarted, or somebody flushed our handles.
 		t.release()
 		t.persistent = nil
-		return true
+		return staleHandle
 	}
-	return false
+	return 0
 }
 
 // isStale recognises the answers to handles that are gone, and to a session
@@ -419,7 +484,7 @@ func (t *TPM) load(parent []byte, b sealstore.Blob) (*rootKey, *loadedKey, error
 		}
 		return nil, nil, fmt.Errorf("loading a sealed object: %w", err)
 	}
-	t.loaded = &loadedKey{id, r.ObjectHandle, r.Name, p.ObjectAttributes.UserWithAuth}
+	t.loaded = &loadedKey{id, r.ObjectHandle, r.Name, p.ObjectAttributes.UserWithAuth, !p.ObjectAttributes.NoDA}
 	return srk, t.loaded, nil
 }
 
@@ -435,18 +500,16 @@ const (
 // session gives a session salted to the SRK, with one authorisation value. A
 // kept one is used again; otherwise it ends with the command.
 func (t *TPM) session(srk *rootKey, auth []byte, dir direction) (*warmSession, error) {
-	key := sessionKey{sha256.Sum256(auth), dir}
-	if s := t.sessions[key]; s != nil {
-		return s, nil
-	}
-	for k, s := range t.sessions {
-		if len(t.sessions) < maxSessions {
-			break
+	for i, s := range t.sessions {
+		if s.dir == dir && subtle.ConstantTimeCompare(s.auth.Bytes(), auth) == 1 {
+			t.sessions = append(slices.Delete(t.sessions, i, i+1), s)
+			return s, nil
 		}
-		s.close()
-		delete(t.sessions, k)
 	}
-	w := &warmSession{}
+	for len(t.sessions) >= maxSessions {
+		t.dropSession(t.sessions[0])
+	}
+	w := &warmSession{dir: dir}
 	opts := []tpm2.AuthOption{tpm2.Salted(srk.handle, srk.public)}
 	if len(auth) > 0 {
 		var err error
@@ -471,10 +534,7 @@ func (t *TPM) session(srk *rootKey, auth []byte, dir direction) (*warmSession, e
 		w.auth.Destroy()
 		return nil, fmt.Errorf("starting a session: %w", err)
 	}
-	if t.sessions == nil {
-		t.sessions = map[sessionKey]*warmSession{}
-	}
-	t.sessions[key] = w
+	t.sessions = append(t.sessions, w)
 	return w, nil
 }
 
@@ -500,11 +560,7 @@ func (t *TPM) authorise(srk *rootKey, key *loadedKey, b *sealstore.Binding, auth
 
 // dropSession ends a session whose state is of no use any more.
 func (t *TPM) dropSession(s *warmSession) {
-	for k, v := range t.sessions {
-		if v == s {
-			delete(t.sessions, k)
-		}
-	}
+	t.sessions = slices.DeleteFunc(t.sessions, func(v *warmSession) bool { return v == s })
 	s.close()
 }
 
@@ -625,13 +681,15 @@ func (t *TPM) Unseal(parent []byte, b sealstore.Blob, auth []byte, dst []byte) (
 			return err
 		}
 		defer page.Destroy()
+		t.counting = key.counts
 		out, err := t.exec(command{
 			code: tpm2.TPMCCUnseal, handles: []tpm2.TPMHandle{key.handle}, names: []tpm2.TPM2BName{key.name},
 		}, s, page.Bytes())
+		if err != nil && !key.byAuth || key.counts {
+			// A PIN is not kept: what follows needs none.
+			t.dropSession(s)
+		}
 		if err != nil {
-			if !key.byAuth {
-				t.dropSession(s)
-			}
 			return err
 		}
 		r := reader{out}
@@ -676,6 +734,7 @@ func (t *TPM) ChangeAuth(parent []byte, b sealstore.Blob, oldAuth, newAuth []byt
 		if err != nil {
 			return err
 		}
+		defer t.dropSession(s) // as for Unseal
 		page, err := secmem.New(secmem.Max)
 		if err != nil {
 			return err
@@ -683,6 +742,7 @@ func (t *TPM) ChangeAuth(parent []byte, b sealstore.Blob, oldAuth, newAuth []byt
 		defer page.Destroy()
 		w := writer{buf: page.Bytes()}
 		w.sized(newAuth)
+		t.counting = key.counts
 		out, err := t.exec(command{
 			code:    tpm2.TPMCCObjectChangeAuth,
 			handles: []tpm2.TPMHandle{key.handle, srk.handle}, names: []tpm2.TPM2BName{key.name, srk.name},
@@ -756,12 +816,16 @@ func (t *TPM) properties(first tpm2.TPMPT, n uint32) (map[tpm2.TPMPT]uint32, err
 	return m, nil
 }
 
-// Release implements sealstore.Sealer.
+// Release implements sealstore.Sealer: it leaves the TPM until the next
+// command. Where one is running, it is left after that.
 func (t *TPM) Release() {
-	t.mu.Lock()
+	if !t.mu.TryLock() {
+		t.leaveNext.Store(true)
+		return
+	}
 	defer t.mu.Unlock()
 	if t.link != nil {
-		t.release()
+		t.leave()
 	}
 }
 
@@ -769,9 +833,12 @@ func (t *TPM) Release() {
 func (t *TPM) Close() error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	t.closed = true
 	if t.link != nil {
-		t.release()
-		t.drop()
+		t.leave()
+	}
+	if t.idle != nil {
+		t.idle.Stop()
 	}
 	return nil
 }

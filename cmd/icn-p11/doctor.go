@@ -199,7 +199,7 @@ func userName() string {
 // chip asks the TPM about itself.
 func (d *doctor) chip(p *place) bool {
 	r, err := p.tpm.Check()
-	p.tpm.Close()
+	p.tpm.Release()
 	if err != nil {
 		cure := "start it, or correct device_path"
 		if !errors.Is(err, sealstore.ErrUnavailable) {
@@ -360,7 +360,7 @@ func (d *doctor) tokens(p *place, reachable bool) {
 	for _, t := range tokens {
 		d.binding(t, p)
 	}
-	p.tpm.Close()
+	p.tpm.Release()
 }
 
 // settings tells what the configuration says about single tokens.

@@ -53,7 +53,7 @@ func (p *place) pinFailure(who string, err error) error {
 		return explain(err)
 	}
 	l, lerr := p.tpm.Lockout()
-	p.tpm.Close()
+	p.tpm.Release()
 	switch {
 	case lerr != nil || l.Max == 0:
 		return fmt.Errorf("wrong %s PIN", who)

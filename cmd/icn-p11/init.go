@@ -105,7 +105,7 @@ func (a *app) init(label, keyLabel string, userSource, soSource pinsource.Source
 		return explain(err)
 	}
 	device := p.tpm.String()
-	p.tpm.Close()
+	p.tpm.Release()
 	public, err := fill(ctx, t, keyLabel, so.Bytes(), user.Bytes())
 	if err != nil {
 		if rerr := discard(p.cfg.SealedBlobDir, t.Serial); rerr != nil {

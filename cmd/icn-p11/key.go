@@ -136,7 +136,7 @@ func (m *module) halves(s p11.SessionHandle, k tokenKey, classes ...uint) ([]p11
 // inModule runs f in a module of its own, with a session that nobody is logged
 // in to.
 func (p *place) inModule(t sealstore.TokenInfo, f func(m *module, s p11.SessionHandle) error) error {
-	p.tpm.Close()
+	p.tpm.Release()
 	m, err := startModule()
 	if err != nil {
 		return err

@@ -100,7 +100,7 @@ func (p *place) rows(tokens []sealstore.TokenInfo) []row {
 	}
 	slots, _ := p.slots()
 	lockout, tpmErr := p.tpm.Lockout()
-	p.tpm.Close()
+	p.tpm.Release()
 	var m *module
 	if tpmErr == nil {
 		if m, tpmErr = startModule(); tpmErr == nil {
@@ -238,7 +238,7 @@ func (a *app) showCommand() *cobra.Command {
 func (p *place) details(t sealstore.TokenInfo) (d details, why error) {
 	d = details{row: p.rows([]sealstore.TokenInfo{t})[0], Created: t.Created, UserPIN: t.UserPIN, Objects: []objectRow{}}
 	l, err := p.tpm.Lockout()
-	p.tpm.Close()
+	p.tpm.Release()
 	if err != nil {
 		return d, err
 	}

@@ -34,7 +34,7 @@ func TestOthersTokens(t *testing.T) {
 		}
 		serials = append(serials, info.Serial)
 	}
-	p.tpm.Close()
+	p.tpm.Release()
 
 	for _, c := range []struct {
 		args           string

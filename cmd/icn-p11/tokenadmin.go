@@ -182,7 +182,7 @@ func (a *app) openToken(arg string) (*place, sealstore.TokenInfo, error) {
 	}
 	t, err := p.find(arg)
 	if err != nil {
-		p.tpm.Close()
+		p.tpm.Release()
 		return nil, sealstore.TokenInfo{}, err
 	}
 	return p, t, nil
