@@ -11,9 +11,10 @@ import (
 	"github.com/InterCooperative-Network/icn-p11/internal/environment"
 )
 
-// variables names the variables that package config reads, and the one that
-// the times in a log file depend on.
-var variables = []string{"ICN_P11_CONF", "XDG_CONFIG_HOME", "XDG_DATA_HOME", "HOME", "TZ"}
+// variables names the variables that package config reads, those that lead to
+// a message bus, and the one that the times in a log file depend on.
+var variables = []string{"ICN_P11_CONF", "XDG_CONFIG_HOME", "XDG_DATA_HOME", "HOME", "TZ",
+	"DBUS_SESSION_BUS_ADDRESS", "DBUS_SYSTEM_BUS_ADDRESS", "XDG_RUNTIME_DIR"}
 
 // takeEnvironment brings Go's copy of the environment up to date with the
 // host's, which may set variables at any time before C_Initialize. os.Setenv

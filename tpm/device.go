@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -37,35 +38,63 @@ func parseOpener(s string) (opener, error) {
 		return nil, errors.New("the path of the device must be absolute")
 	case kind == "swtpm":
 		return parseSwtpm(rest)
+	case kind == "mssim":
+		return parseMssim(rest)
+	case kind == "tabrmd" || s == "tabrmd":
+		return parseTabrmd(rest)
+	case kind == "cmd" && strings.TrimSpace(rest) != "":
+		return &program{strings.TrimSpace(rest)}, nil
+	case kind == "cmd":
+		return nil, errors.New("a command is expected behind cmd:, such as tpm2_send")
 	}
-	return nil, errors.New("not /dev/tpmrm0, device:PATH, swtpm:path=PATH, swtpm:host=HOST,port=PORT or swtpm:HOST:PORT")
+	return nil, errors.New("not /dev/tpmrm0, device:PATH, swtpm:path=PATH, swtpm:host=HOST,port=PORT, swtpm:HOST:PORT, " +
+		"mssim:host=HOST,port=PORT, tabrmd:bus_type=system or cmd:PROGRAM ARGS")
+}
+
+// parseOptions reads KEY=VALUE,KEY=VALUE.
+func parseOptions(parts []string, keys ...string) (map[string]string, error) {
+	options := map[string]string{}
+	for _, part := range parts {
+		key, value, _ := strings.Cut(part, "=")
+		switch _, twice := options[key]; {
+		case !slices.Contains(keys, key):
+			return nil, fmt.Errorf("unknown option %q", part)
+		case twice:
+			return nil, fmt.Errorf("%s is given twice", key)
+		}
+		options[key] = value
+	}
+	return options, nil
+}
+
+// hostAndPort checks the options of a TCP address.
+func hostAndPort(options map[string]string) (host string, port uint16, err error) {
+	if options["host"] == "" {
+		return "", 0, errors.New("the host is missing")
+	}
+	n, err := strconv.ParseUint(options["port"], 10, 16)
+	if err != nil || n == 0 {
+		return "", 0, errors.New("a port between 1 and 65535 is expected")
+	}
+	return options["host"], uint16(n), nil
 }
 
 func parseSwtpm(s string) (opener, error) {
 	o := &swtpm{}
-	options := map[string]string{}
 	parts := strings.Split(s, ",")
 	if first := parts[0]; !strings.Contains(first, "=") {
 		host, port, err := net.SplitHostPort(first)
 		if err != nil {
 			return nil, errors.New("swtpm: needs path=PATH, host=HOST,port=PORT or HOST:PORT")
 		}
-		options["host"], options["port"] = host, port
-		parts = parts[1:]
+		parts = append([]string{"host=" + host, "port=" + port}, parts[1:]...)
 	}
-	for _, part := range parts {
-		if part == "exclusive" {
-			o.exclusive = true
-			continue
-		}
-		key, value, _ := strings.Cut(part, "=")
-		switch _, twice := options[key]; {
-		case key != "path" && key != "host" && key != "port":
-			return nil, fmt.Errorf("unknown option %q", part)
-		case twice:
-			return nil, fmt.Errorf("%s is given twice", key)
-		}
-		options[key] = value
+	n := len(parts)
+	parts = slices.DeleteFunc(parts, func(p string) bool { return p == "exclusive" })
+	o.exclusive = len(parts) < n
+	options, err := parseOptions(parts, "path", "host", "port")
+	if err != nil {
+		return nil, err
 	}
 	if path, ok := options["path"]; ok {
 		switch {
@@ -77,15 +106,52 @@ func parseSwtpm(s string) (opener, error) {
 		o.network, o.address = "unix", path
 		return o, nil
 	}
-	host, port := options["host"], options["port"]
-	if host == "" {
-		return nil, errors.New("the host is missing")
+	host, port, err := hostAndPort(options)
+	if err != nil {
+		return nil, err
 	}
-	if n, err := strconv.ParseUint(port, 10, 16); err != nil || n == 0 {
-		return nil, errors.New("a port between 1 and 65535 is expected")
-	}
-	o.network, o.address = "tcp", net.JoinHostPort(host, port)
+	o.network, o.address = "tcp", net.JoinHostPort(host, strconv.Itoa(int(port)))
 	return o, nil
+}
+
+func parseMssim(s string) (opener, error) {
+	options, err := parseOptions(strings.Split(s, ","), "host", "port")
+	if err != nil {
+		return nil, err
+	}
+	m := &mssim{}
+	if m.host, m.port, err = hostAndPort(options); err != nil {
+		return nil, err
+	}
+	if m.port == 65535 {
+		return nil, errors.New("the port behind it is the simulator's platform, so that 65534 is the last")
+	}
+	return m, nil
+}
+
+func parseTabrmd(s string) (opener, error) {
+	var parts []string
+	if s != "" {
+		parts = strings.Split(s, ",")
+	}
+	options, err := parseOptions(parts, "bus_type", "bus_name")
+	if err != nil {
+		return nil, err
+	}
+	b := &tabrmd{name: tabrmdName}
+	switch bus, given := options["bus_type"]; {
+	case bus == "session":
+		b.session = true
+	case given && bus != "system":
+		return nil, errors.New("bus_type is session or system")
+	}
+	if name, given := options["bus_name"]; given {
+		if !strings.Contains(name, ".") {
+			return nil, errors.New("bus_name is a name on D-Bus, such as " + tabrmdName)
+		}
+		b.name = name
+	}
+	return b, nil
 }
 
 const (

@@ -63,12 +63,10 @@ type link struct {
 	timeout time.Duration
 	startup bool
 	count   *uint64
-	broken  bool // an exchange failed
+	// broken is the failure of an exchange. Nothing more is sent then: the
+	// answer that was not read would be taken for the next command's.
+	broken *lostError
 }
-
-// errBroken is why nothing more is sent on a connection that failed: the
-// answer that was not read would be taken for the next command's.
-var errBroken = &lostError{errors.New("the connection has failed"), false}
 
 // Send implements go-tpm's transport.TPM.
 func (l *link) Send(command []byte) ([]byte, error) {
@@ -100,8 +98,8 @@ func (l *link) Send(command []byte) ([]byte, error) {
 }
 
 func (l *link) once(command []byte) ([]byte, error) {
-	if l.broken {
-		return nil, errBroken
+	if l.broken != nil {
+		return nil, l.broken
 	}
 	*l.count++
 	answer, err := l.conn.exchange(command, l.timeout)
@@ -109,12 +107,10 @@ func (l *link) once(command []byte) ([]byte, error) {
 		err = errFrame
 	}
 	if err != nil {
-		l.broken = true
-		var lost *lostError
-		if errors.As(err, &lost) {
-			return nil, err
+		if !errors.As(err, &l.broken) {
+			l.broken = &lostError{err, true}
 		}
-		return nil, &lostError{err, true}
+		return nil, l.broken
 	}
 	return answer, nil
 }

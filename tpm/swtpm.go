@@ -39,11 +39,21 @@ func (s *swtpm) startup() bool { return true }
 const restartWait = time.Second
 
 func (s *swtpm) open(timeout time.Duration) (conn, error) {
+	c, err := dialPatiently(s.network, s.address, timeout)
+	if err != nil {
+		return nil, &lostError{s.openError(err, timeout), false}
+	}
+	return &stream{c}, nil
+}
+
+// dialPatiently waits for a server that has others in its queue, or is being
+// restarted.
+func dialPatiently(network, address string, timeout time.Duration) (net.Conn, error) {
 	start := time.Now()
 	for {
-		c, err := net.DialTimeout(s.network, s.address, timeout)
+		c, err := net.DialTimeout(network, address, timeout)
 		if err == nil {
-			return &stream{c}, nil
+			return c, nil
 		}
 		limit := time.Duration(0)
 		switch {
@@ -53,7 +63,7 @@ func (s *swtpm) open(timeout time.Duration) (conn, error) {
 			limit = restartWait
 		}
 		if time.Since(start) >= limit {
-			return nil, &lostError{s.openError(err, timeout), false}
+			return nil, err
 		}
 		time.Sleep(time.Millisecond/2 + rand.N(10*time.Millisecond))
 	}
@@ -68,16 +78,26 @@ func (s *swtpm) openError(err error, timeout time.Duration) error {
 	if errors.Is(err, os.ErrPermission) {
 		cure = "give this user access to the socket"
 	}
-	// What was dialled stands in the name of the device.
+	return advice.With(fmt.Errorf("%s: %w", s, plain(err)), cure)
+}
+
+// plain takes away what was dialled, which stands in the name of the device.
+func plain(err error) error {
 	var op *net.OpError
 	if errors.As(err, &op) {
-		err = op.Err
+		return op.Err
 	}
-	return advice.With(fmt.Errorf("%s: %w", s, err), cure)
+	return err
 }
 
 // stream carries frames over a stream socket.
-type stream struct{ net.Conn }
+type stream struct{ duplex }
+
+// duplex is what of a net.Conn is needed.
+type duplex interface {
+	io.ReadWriteCloser
+	SetDeadline(time.Time) error
+}
 
 func (s *stream) exchange(command []byte, timeout time.Duration) ([]byte, error) {
 	s.SetDeadline(time.Now().Add(timeout))
@@ -110,10 +130,10 @@ func (s *stream) explain(err error, timeout time.Duration) error {
 // Close shuts the connection down first: a child that was forked meanwhile
 // has a copy of the descriptor, and swtpm would go on waiting for it.
 func (s *stream) Close() error {
-	if c, ok := s.Conn.(syscall.Conn); ok {
+	if c, ok := s.duplex.(syscall.Conn); ok {
 		if raw, err := c.SyscallConn(); err == nil {
 			raw.Control(func(fd uintptr) { syscall.Shutdown(int(fd), syscall.SHUT_RDWR) })
 		}
 	}
-	return s.Conn.Close()
+	return s.duplex.Close()
 }

@@ -31,8 +31,9 @@ import (
 type Config struct {
 	// Device is a device_path: "/dev/tpmrm0", "device:PATH",
 	// "swtpm:path=P", "swtpm:host=H,port=N" or "swtpm:H:N", the last three
-	// with ",exclusive" where nobody else uses that TPM. Empty chooses
-	// /dev/tpmrm0, else /dev/tpm0.
+	// with ",exclusive" where nobody else uses that TPM;
+	// "mssim:host=H,port=N"; "tabrmd:bus_type=B,bus_name=N"; "cmd:PROGRAM
+	// ARGS". Empty chooses /dev/tpmrm0, else /dev/tpm0.
 	Device string
 	// KeyHandle is where a persistent SRK is looked for.
 	KeyHandle uint32
@@ -40,10 +41,15 @@ type Config struct {
 	// Timeout bounds one command, including the wait for other users of a
 	// TPM without a resource manager. Zero is a minute.
 	Timeout time.Duration
+	// Idle is how long a connection, with what is loaded on it, is kept after
+	// its last use: other processes may want the TPM's few slots. Zero is 15
+	// seconds.
+	Idle time.Duration
 }
 
 const (
 	defaultTimeout = time.Minute
+	defaultIdle    = 15 * time.Second
 	// slowUnseal is when the log points to auto_lock_timeout_secs.
 	slowUnseal = time.Second
 	// glance bounds what only informs, so that nobody waits long behind it.
@@ -121,10 +127,6 @@ const nonceSize = 16
 // maxSessions is how many sessions are kept: TPMs hold at least three.
 const maxSessions = 2
 
-// idleTime is how long a connection, with what is loaded on it, is kept after
-// its last use: other processes may want the TPM's few slots.
-const idleTime = 15 * time.Second
-
 // New checks the configuration. It sends nothing.
 func New(c Config) (*TPM, error) {
 	o, err := parseDevice(c.Device)
@@ -136,6 +138,9 @@ func New(c Config) (*TPM, error) {
 	}
 	if c.Timeout == 0 {
 		c.Timeout = defaultTimeout
+	}
+	if c.Idle == 0 {
+		c.Idle = defaultIdle
 	}
 	return &TPM{cfg: c, opener: o}, nil
 }
@@ -180,12 +185,12 @@ func (t *TPM) within(limit time.Duration, op string, f func() error) error {
 	}
 	switch {
 	case t.link == nil:
-	case t.link.broken:
+	case t.link.broken != nil:
 		t.drop()
 	case t.leaveNext.Swap(false), !t.opener.keep():
 		t.leave()
 	default:
-		t.keepFor(idleTime)
+		t.keepFor(t.cfg.Idle)
 	}
 	t.cfg.Log.LogAttrs(context.Background(), slog.LevelDebug, "TPM operation",
 		slog.String("operation", op), slog.Duration("took", time.Since(start)), slog.Any("error", err))

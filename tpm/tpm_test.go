@@ -230,10 +230,7 @@ func TestWarmUnsealIsOneCommand(t *testing.T) {
 // handles lists what is loaded in a TPM that nobody else uses now.
 func handles(t *testing.T, s *swtpmtest.TPM) (all []tpm2.TPMHandle) {
 	t.Helper()
-	c, err := net.Dial("unix", s.Path())
-	if err != nil {
-		t.Fatal(err)
-	}
+	c := s.Dial()
 	defer c.Close()
 	for _, first := range []uint32{0x80000000, 0x02000000, 0x03000000} {
 		r, err := tpm2.GetCapability{Capability: tpm2.TPMCapHandles, Property: first, PropertyCount: 64}.Execute(bare{c})
@@ -468,13 +465,14 @@ func TestPersistentKey(t *testing.T) {
 
 func TestDeviceStrings(t *testing.T) {
 	for _, s := range []string{"", "/dev/tpmrm0", "device:/dev/tpmrm0", "swtpm:host=127.0.0.1,port=2321", "swtpm:127.0.0.1:2321",
-		"swtpm:path=/run/tpm.sock", "swtpm:path=/run/tpm.sock,exclusive", "swtpm:[::1]:2321,exclusive"} {
+		"swtpm:path=/run/tpm.sock", "swtpm:path=/run/tpm.sock,exclusive", "swtpm:[::1]:2321,exclusive", "mssim:host=localhost,port=2321", "tabrmd:", "tabrmd",
+		"tabrmd:bus_type=session,bus_name=org.example.T", "cmd:tpm2_send -T device:/dev/tpm0"} {
 		if _, err := tpm.New(tpm.Config{Device: s}); err != nil {
 			t.Errorf("%q: %v", s, err)
 		}
 	}
 	for _, s := range []string{"tpm", "device:", "device:tpm0", "swtpm:", "swtpm:path=", "swtpm:path=rel", "swtpm:host=h", "swtpm:host=h,port=x",
-		"swtpm:host=h,port=0", "swtpm:path=/a,path=/b", "swtpm:path=/a,port=1", "swtpm:h:1,h:2", "swtpm:h:1,what", "tabrmd:"} {
+		"swtpm:host=h,port=0", "swtpm:path=/a,path=/b", "swtpm:path=/a,port=1", "swtpm:h:1,h:2", "swtpm:h:1,what", "tabrmd:bus=x"} {
 		if _, err := tpm.New(tpm.Config{Device: s}); err == nil || !strings.Contains(err.Error(), "device_path") {
 			t.Errorf("%q: %v", s, err)
 		}

@@ -17,21 +17,48 @@ import (
 
 // TPM is a running swtpm with a state directory and a socket of its own.
 type TPM struct {
-	t   testing.TB
-	dir string
-	cmd *exec.Cmd
-	log bytes.Buffer // read only after the process has ended
+	t    testing.TB
+	dir  string
+	port int // 0: a Unix socket
+	cmd  *exec.Cmd
+	log  bytes.Buffer // read only after the process has ended
 }
 
 // Start starts a TPM that ends with the test. Without swtpm the test fails.
 func Start(t testing.TB) *TPM {
+	t.Helper()
+	return start(t, 0)
+}
+
+// StartTCP is Start for a TPM on a TCP port of 127.0.0.1.
+func StartTCP(t testing.TB) *TPM {
+	t.Helper()
+	for range 20 {
+		// A free port, and the one behind it for the control channel.
+		l, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		port := l.Addr().(*net.TCPAddr).Port
+		next, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", port+1))
+		l.Close()
+		if err == nil {
+			next.Close()
+			return start(t, port)
+		}
+	}
+	t.Fatal("no two free ports in a row")
+	return nil
+}
+
+func start(t testing.TB, port int) *TPM {
 	t.Helper()
 	// t.TempDir is too long for the address of a Unix socket in some tests.
 	dir, err := os.MkdirTemp("", "tpm")
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := &TPM{t: t, dir: dir}
+	s := &TPM{t: t, dir: dir, port: port}
 	t.Cleanup(func() {
 		s.Stop()
 		if t.Failed() {
@@ -45,16 +72,20 @@ func Start(t testing.TB) *TPM {
 
 func (s *TPM) start() {
 	s.t.Helper()
+	server, ctrl, network, address := "type=unixio,path="+s.Path(), "type=unixio,path="+s.Path()+".ctrl", "unix", s.Path()
+	if s.port != 0 {
+		server, ctrl = fmt.Sprintf("type=tcp,port=%d", s.port), fmt.Sprintf("type=tcp,port=%d", s.port+1)
+		network, address = "tcp", s.Address()
+	}
 	cmd := exec.Command("swtpm", "socket", "--tpm2", "--tpmstate", "dir="+s.dir,
-		"--server", "type=unixio,path="+s.Path(), "--ctrl", "type=unixio,path="+s.Path()+".ctrl",
-		"--flags", "not-need-init,startup-clear")
+		"--server", server, "--ctrl", ctrl, "--flags", "not-need-init,startup-clear")
 	cmd.Stderr = &s.log
 	if err := cmd.Start(); err != nil {
 		s.t.Fatalf("starting swtpm (Debian package swtpm): %v", err)
 	}
 	s.cmd = cmd
 	for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(time.Millisecond) {
-		c, err := net.Dial("unix", s.Path())
+		c, err := net.Dial(network, address)
 		if err == nil {
 			c.Close()
 			return
@@ -125,6 +156,26 @@ func ExtendAt(t testing.TB, path string, pcr int, digest []byte) {
 // Path is the data socket's; the control socket has ".ctrl" after it, where
 // libtss2 looks for it.
 func (s *TPM) Path() string { return filepath.Join(s.dir, "s") }
+
+// Address is where a TPM of StartTCP listens.
+func (s *TPM) Address() string { return fmt.Sprintf("127.0.0.1:%d", s.port) }
+
+// Port is that of Address.
+func (s *TPM) Port() int { return s.port }
+
+// Dial connects to the TPM, which takes and gives bare frames.
+func (s *TPM) Dial() net.Conn {
+	s.t.Helper()
+	network, address := "unix", s.Path()
+	if s.port != 0 {
+		network, address = "tcp", s.Address()
+	}
+	c, err := net.Dial(network, address)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	return c
+}
 
 // Device is the device_path of the TPM.
 func (s *TPM) Device() string { return fmt.Sprintf("swtpm:path=%s", s.Path()) }
