@@ -48,7 +48,7 @@ func transports(t *testing.T, f func(t *testing.T, x transport)) {
 		},
 		"tabrmd": func(t *testing.T) transport {
 			s := swtpmtest.Start(t)
-			b := swtpmtest.StartBroker(t, s)
+			b := swtpmtest.StartBroker(t, s.Path())
 			return transport{b.Device(), s, func() { b.Stop(); s.Restart(); b.Start() }}
 		},
 	} {
@@ -111,7 +111,7 @@ func TestCommandsPerUnseal(t *testing.T) {
 			case "exclusive":
 				device += ",exclusive"
 			case "tabrmd":
-				device = swtpmtest.StartBroker(t, s).Device()
+				device = swtpmtest.StartBroker(t, s.Path()).Device()
 			}
 			d := open(t, device)
 			p, data := parent(t, d), secret()
@@ -156,7 +156,7 @@ func TestIdle(t *testing.T) {
 
 func TestTransportErrors(t *testing.T) {
 	s := swtpmtest.Start(t)
-	b := swtpmtest.StartBroker(t, s)
+	b := swtpmtest.StartBroker(t, s.Path())
 	dir := t.TempDir()
 	silent := filepath.Join(dir, "silent")
 	if err := os.WriteFile(silent, []byte("#!/bin/sh\nexec sleep 60\n"), 0o700); err != nil {

@@ -15,18 +15,19 @@ import (
 // Broker is a tpm2-abrmd on a session bus of its own, with a TPM behind it.
 type Broker struct {
 	t       testing.TB
-	tpm     *TPM
+	path    string // of the TPM's socket
 	Address string // of the bus, for DBUS_SESSION_BUS_ADDRESS
 	daemon  *exec.Cmd
 	abrmd   *exec.Cmd
 	log     bytes.Buffer // read only after the processes have ended
 }
 
-// StartBroker starts a bus and a broker that end with the test. Without the
-// programs the test fails. It sets DBUS_SESSION_BUS_ADDRESS.
-func StartBroker(t testing.TB, tpm *TPM) *Broker {
+// StartBroker starts a bus and a broker that end with the test, for the TPM at
+// a socket. Without the programs the test fails. It sets
+// DBUS_SESSION_BUS_ADDRESS.
+func StartBroker(t testing.TB, path string) *Broker {
 	t.Helper()
-	b := &Broker{t: t, tpm: tpm, Address: "unix:path=" + filepath.Join(tpm.dir, "bus")}
+	b := &Broker{t: t, path: path, Address: "unix:path=" + filepath.Join(filepath.Dir(path), "bus")}
 	t.Cleanup(func() {
 		b.Stop()
 		b.daemon.Process.Kill()
@@ -61,7 +62,7 @@ func (b *Broker) Start() {
 	if _, err := exec.LookPath(name); err != nil {
 		name = "/usr/sbin/tpm2-abrmd" // not in a user's PATH
 	}
-	b.abrmd = exec.Command(name, "--session", "--allow-root", "--flush-all", "--tcti=swtpm:path="+b.tpm.Path())
+	b.abrmd = exec.Command(name, "--session", "--allow-root", "--flush-all", "--tcti=swtpm:path="+b.path)
 	b.abrmd.Env = append(os.Environ(), "DBUS_SESSION_BUS_ADDRESS="+b.Address)
 	b.abrmd.Stdout, b.abrmd.Stderr = &b.log, &b.log
 	if err := b.abrmd.Start(); err != nil {

@@ -18,6 +18,7 @@ import (
 const (
 	ccObjectChangeAuth = 0x150
 	ccCreate           = 0x153
+	ccLoad             = 0x157
 	ccUnseal           = 0x15E
 )
 
@@ -27,6 +28,8 @@ type proxy struct {
 	mu       sync.Mutex
 	codes    []uint32 // the command codes in order
 	wire     [][]byte // the frames of both directions
+
+	answered func(code uint32) // called before an answer is passed on; may be nil
 }
 
 // startProxy listens at path and forwards to the TPM at upstream.
@@ -76,7 +79,11 @@ func (p *proxy) serve(down net.Conn) {
 		}
 		p.mu.Lock()
 		p.wire = append(p.wire, rsp)
+		answered := p.answered
 		p.mu.Unlock()
+		if answered != nil {
+			answered(binary.BigEndian.Uint32(cmd[6:]))
+		}
 		if _, err := down.Write(rsp); err != nil {
 			return
 		}
@@ -115,6 +122,13 @@ func (p *proxy) take() codes {
 	c := p.codes
 	p.codes = nil
 	return c
+}
+
+// onAnswer sets what is called before an answer is passed on.
+func (p *proxy) onAnswer(f func(code uint32)) {
+	p.mu.Lock()
+	p.answered = f
+	p.mu.Unlock()
 }
 
 // recorded returns all frames so far.
