@@ -470,7 +470,7 @@ func (m *Module) FindObjectsInit(h SessionHandle, tmpl []Attribute) error {
 	if err := l.sync(s); err != nil {
 		return err
 	}
-	if mayMatchPrivate(tmpl) && s.user == nobody && s.token.Closed() {
+	if mayMatchPrivate(tmpl) && l.user(s) == nobody && s.token.Closed() {
 		err := l.autoLogin(s)
 		if err == nil {
 			err = l.sync(s)

@@ -209,6 +209,13 @@ func (l *library) user(s *slot) loginState {
 	return s.user
 }
 
+// endLost ends a login that is over without C_Logout. The caller holds s.mu.
+func (l *library) endLost(s *slot) {
+	if s.user != nobody && l.user(s) == nobody {
+		l.logout(s)
+	}
+}
+
 func (l *library) setUser(s *slot, u loginState) {
 	l.mu.Lock()
 	s.user = u
@@ -234,9 +241,13 @@ func (m *Module) Login(h SessionHandle, user UserType, pin []byte) error {
 	if user != CKU_SO && user != CKU_USER && user != CKU_CONTEXT_SPECIFIC {
 		return CKR_USER_TYPE_INVALID
 	}
-	// There is no protected authentication path, so a PIN there must be.
+	// There is no protected authentication path, so a PIN there must be, but for
+	// a token that needs none: some clients give NULL for an empty one.
 	if pin == nil {
-		return CKR_ARGUMENTS_BAD
+		token, _ := l.tokenIn(sess.slot)
+		if t, err := token.Info(); err != nil || user == CKU_SO || !t.NoPIN {
+			return CKR_ARGUMENTS_BAD
+		}
 	}
 	if user == CKU_CONTEXT_SPECIFIC {
 		return l.contextLogin(sess, pin)
@@ -244,9 +255,7 @@ func (m *Module) Login(h SessionHandle, user UserType, pin []byte) error {
 	s := sess.slot
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.user != nobody && l.user(s) == nobody {
-		l.logout(s)
-	}
+	l.endLost(s)
 	role, state := sealstore.User, userIn
 	if user == CKU_SO {
 		role, state = sealstore.SO, soIn

@@ -285,13 +285,11 @@ func (m *Module) GetTokenInfo(id SlotID) (TokenInfo, error) {
 		FreePrivateMemory:  Unavailable,
 		FirmwareVersion:    LibraryVersion,
 	}
-	if s.cfg.PINSource == nil {
-		info.Flags |= CKF_LOGIN_REQUIRED
-	}
 	if writeProtected(s) != nil {
 		info.Flags |= CKF_WRITE_PROTECTED
 	}
 	if token == nil {
+		info.Flags |= CKF_LOGIN_REQUIRED
 		return info, nil
 	}
 	t, err := token.Info()
@@ -301,6 +299,9 @@ func (m *Module) GetTokenInfo(id SlotID) (TokenInfo, error) {
 	}
 	info.Label = t.Label
 	info.Flags |= CKF_TOKEN_INITIALIZED
+	if s.cfg.PINSource == nil && !t.NoPIN {
+		info.Flags |= CKF_LOGIN_REQUIRED
+	}
 	if t.UserPIN {
 		info.Flags |= CKF_USER_PIN_INITIALIZED
 	}

@@ -390,6 +390,9 @@ func (t *Token) rebindUser(f *tokenFile, userPIN []byte, b *Binding) error {
 			// The new approvals must open the old seal for what follows.
 			f.User.Blob.Binding = b
 		}
+		if f.User.NoPIN {
+			userPIN = nil
+		}
 		root, err := t.openRoot(f, User, userPIN)
 		if err != nil {
 			return err

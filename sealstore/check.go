@@ -71,7 +71,11 @@ func (t *Token) Check() ([]Damage, error) {
 		return nil, err
 	}
 	if f.User != nil {
-		if err := try(path, "the root secret under the user PIN", f.User.Blob); err != nil {
+		what := "the root secret under the user PIN"
+		if f.User.NoPIN {
+			what = "the root secret for use without a PIN"
+		}
+		if err := try(path, what, f.User.Blob); err != nil {
 			return nil, err
 		}
 	}

@@ -65,8 +65,9 @@ func (k kdf) valid() bool {
 
 // pinSeal is a token's root secret, sealed under a PIN.
 type pinSeal struct {
-	KDF  kdf
-	Blob Blob
+	KDF   kdf
+	Blob  Blob
+	NoPIN bool // the user's alone: without an authorisation value, and so without KDF
 }
 
 // tokenFile is the content of a token's file.
@@ -115,9 +116,12 @@ func (f *tokenFile) authenticated() []byte {
 	b = append(b, f.Label[:]...)
 	b = appendSized(b, f.Parent)
 	b = appendPINSeal(b, f.SO)
-	if f.User == nil {
+	switch {
+	case f.User == nil:
 		b = append(b, 0)
-	} else {
+	case f.User.NoPIN:
+		b = appendBlob(append(b, 2), f.User.Blob)
+	default:
 		b = appendPINSeal(append(b, 1), *f.User)
 	}
 	return appendBinding(appendBlob(b, f.Public), f.Binding)
@@ -144,9 +148,17 @@ func decodeToken(p []byte) (*tokenFile, error) {
 	}
 	f.Parent = d.sized(maxName)
 	f.SO = d.pinSeal()
-	if d.flags(1) != 0 {
-		u := d.pinSeal()
-		f.User = &u
+	if kind := d.take(1); kind != nil {
+		switch kind[0] {
+		case 0:
+		case 1:
+			u := d.pinSeal()
+			f.User = &u
+		case 2:
+			f.User = &pinSeal{Blob: d.blob(), NoPIN: true}
+		default:
+			d.fail("user seal of kind %d", kind[0])
+		}
 	}
 	f.Public = d.blob()
 	f.Binding = d.binding()

@@ -31,7 +31,9 @@ func samples() (tokens []*tokenFile, objects []*objectFile) {
 	p.Flags = flagPrivate | flagSealed
 	p.Seal = Blob{Public: []byte("p"), Private: []byte("q")}
 	p.Ciphertext = bytes.Repeat([]byte{4}, 100)
-	return []*tokenFile{f, &g, &h}, []*objectFile{o, &p}
+	n := h
+	n.User = &pinSeal{Blob: Blob{Public: []byte("user public"), Private: []byte("user private")}, NoPIN: true}
+	return []*tokenFile{f, &g, &h, &n}, []*objectFile{o, &p}
 }
 
 func TestFormatBounds(t *testing.T) {
@@ -61,6 +63,13 @@ func TestFormatBounds(t *testing.T) {
 	}
 	for _, f := range objects {
 		check("object", f.encode(), recodeObject)
+	}
+	for kind := range 256 {
+		p := tokens[3].encode()
+		p[bytes.Index(p, []byte("so private"))+len("so private")] = byte(kind)
+		if _, err := decodeToken(p); (err == nil) != (kind == 2) {
+			t.Errorf("a user seal of kind %d: %v", kind, err)
+		}
 	}
 	weak := *tokens[0]
 	for _, k := range []kdf{
@@ -98,7 +107,7 @@ func TestFormatBounds(t *testing.T) {
 func TestFormatVectors(t *testing.T) {
 	tokens, objects := samples()
 	for name, data := range map[string][]byte{
-		"token": tokens[0].encode(), "token-user": tokens[1].encode(), "token-bound": tokens[2].encode(),
+		"token": tokens[0].encode(), "token-user": tokens[1].encode(), "token-bound": tokens[2].encode(), "token-no-pin": tokens[3].encode(),
 		"object": objects[0].encode(), "object-sealed": objects[1].encode(),
 	} {
 		path := "testdata/v1-" + name + ".hex"

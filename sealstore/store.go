@@ -61,6 +61,7 @@ type TokenInfo struct {
 	Label   string // at most 32 bytes of UTF-8
 	Slot    uint32
 	UserPIN bool // a user PIN is set
+	NoPIN   bool // it needs none
 	Created time.Time
 }
 
@@ -73,6 +74,8 @@ type InitParams struct {
 	Reserved []uint32
 	// Binding binds the token to the present state of the platform; nil does not.
 	Binding *BindingSpec
+	// NoPIN has the token open without a user PIN, as far as its binding lets it.
+	NoPIN bool
 }
 
 // Open returns the store in dir, which need not exist. It touches neither the
@@ -112,7 +115,8 @@ func (f *tokenFile) info() TokenInfo {
 		Serial:  hex.EncodeToString(f.Serial[:]),
 		Label:   f.label(),
 		Slot:    f.Slot,
-		UserPIN: f.User != nil,
+		UserPIN: f.User != nil && !f.User.NoPIN,
+		NoPIN:   f.User != nil && f.User.NoPIN,
 		Created: time.Unix(int64(f.Created), 0).UTC(),
 	}
 }
@@ -284,7 +288,7 @@ func checkPIN(pin []byte) error {
 	return nil
 }
 
-// Create makes a token with an SO PIN and no user PIN.
+// Create makes a token with an SO PIN, whose user PIN is not set yet.
 func (s *Store) Create(p InitParams) (TokenInfo, error) {
 	info, err := s.create(p)
 	if err != nil {
@@ -324,7 +328,7 @@ func (s *Store) create(p InitParams) (TokenInfo, error) {
 	if p.Slot != nil && *p.Slot != f.Slot {
 		return TokenInfo{}, fmt.Errorf("slot %d: %w", *p.Slot, ErrSlotTaken)
 	}
-	if err := s.initialise(f, p.SOPIN, p.Binding); err != nil {
+	if err := s.initialise(f, p.SOPIN, p.Binding, p.NoPIN); err != nil {
 		return TokenInfo{}, err
 	}
 	temp, err := s.build(f)
@@ -357,8 +361,9 @@ func (s *Store) lock() (*fileLock, error) {
 	return l, nil
 }
 
-// initialise gives f fresh secrets, the root secret sealed under the SO PIN.
-func (s *Store) initialise(f *tokenFile, soPIN []byte, spec *BindingSpec) error {
+// initialise gives f fresh secrets, the root secret sealed under the SO PIN
+// and, with noPIN, without one for the user.
+func (s *Store) initialise(f *tokenFile, soPIN []byte, spec *BindingSpec, noPIN bool) error {
 	var err error
 	if f.Parent, err = s.sealer.Parent(); err != nil {
 		return err
@@ -391,31 +396,41 @@ func (s *Store) initialise(f *tokenFile, soPIN []byte, spec *BindingSpec) error 
 			return err
 		}
 	}
+	if noPIN {
+		u, err := s.sealRoot(f, root, User, nil)
+		if err != nil {
+			return err
+		}
+		f.User = &u
+	}
 	f.MAC = root.mac(f)
 	return nil
 }
 
-// sealRoot seals a root secret under a PIN: the user's seal under the token's
-// binding, the SO's without one and with the approver's secret beside the root
-// secret, so that the SO can always let the token open again.
+// sealRoot seals a root secret under a PIN, for a user also without one, if pin
+// is nil. The user's seal is under the token's binding, the SO's under none and
+// with the approver's secret beside the root secret, so that the SO can always
+// let the token open again.
 func (s *Store) sealRoot(f *tokenFile, root *keyring, r Role, pin []byte) (pinSeal, error) {
-	var p pinSeal
+	p := pinSeal{NoPIN: r == User && pin == nil}
+	var auth *secmem.Buffer
 	var err error
-	if p.KDF, err = newKDF(); err != nil {
-		return p, err
+	if !p.NoPIN {
+		if p.KDF, err = newKDF(); err != nil {
+			return p, err
+		}
+		if auth, err = pinAuth(r, p.KDF, pin); err != nil {
+			return p, err
+		}
+		defer auth.Destroy()
 	}
-	auth, err := pinAuth(r, p.KDF, pin)
-	if err != nil {
-		return p, err
-	}
-	defer auth.Destroy()
 	secret, err := secmem.New(2 * secretSize)
 	if err != nil {
 		return p, fmt.Errorf("secret memory: %w", err)
 	}
 	defer secret.Destroy()
 	payload := secret.Bytes()[:secretSize]
-	o := SealOptions{DictionaryAttack: true, Binding: f.Binding}
+	o := SealOptions{DictionaryAttack: !p.NoPIN, Binding: f.Binding}
 	if r == SO {
 		payload, o.Binding = secret.Bytes(), nil
 		copy(payload[secretSize:], root.approver())
@@ -425,7 +440,7 @@ func (s *Store) sealRoot(f *tokenFile, root *keyring, r Role, pin []byte) (pinSe
 		err = s.verifySeal(f.Parent, p.Blob, auth.Bytes(), payload)
 	}
 	if err != nil {
-		return p, fmt.Errorf("sealing the root secret under the %s PIN: %w", r, err)
+		return p, fmt.Errorf("sealing the root secret for the %s: %w", r, err)
 	}
 	return p, nil
 }
@@ -526,7 +541,7 @@ func (s *Store) reinit(serial, label string, soPIN []byte, binding *BindingSpec)
 
 	removeTemps(s.tokensDir())
 	f := &tokenFile{Serial: old.Serial, Slot: old.Slot, Created: uint64(time.Now().Unix()), Label: padded}
-	if err := s.initialise(f, soPIN, binding); err != nil {
+	if err := s.initialise(f, soPIN, binding, false); err != nil {
 		return TokenInfo{}, err
 	}
 	temp, err := s.build(f)

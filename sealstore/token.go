@@ -232,7 +232,8 @@ func (t *Token) unsealRing(f *tokenFile, b Blob, auth []byte, private bool) (*ke
 	return k, nil
 }
 
-// openRoot opens the root secret with a PIN and checks the token file with it.
+// openRoot opens the root secret with a PIN, an empty one where the token needs
+// none, and checks the token file with it.
 func (t *Token) openRoot(f *tokenFile, r Role, pin []byte) (*keyring, error) {
 	s := &f.SO
 	if r == User {
@@ -240,18 +241,26 @@ func (t *Token) openRoot(f *tokenFile, r Role, pin []byte) (*keyring, error) {
 			return nil, fmt.Errorf("token %s: %w", t.serial, ErrNoPIN)
 		}
 	}
-	// No such PIN was ever set, so that none of the TPM's tries is spent on it.
-	if checkPIN(pin) != nil {
+	var auth *secmem.Buffer
+	with := fmt.Sprintf("with the %s PIN", r)
+	switch {
+	case s.NoPIN && len(pin) != 0:
+		return nil, fmt.Errorf("token %s: %w, and needs none", t.serial, ErrNoPIN)
+	case s.NoPIN:
+		with = "without a PIN"
+	case checkPIN(pin) != nil:
+		// No such PIN was ever set, so that none of the TPM's tries is spent on it.
 		return nil, fmt.Errorf("token %s: %w", t.serial, ErrAuth)
+	default:
+		var err error
+		if auth, err = pinAuth(r, s.KDF, pin); err != nil {
+			return nil, err
+		}
+		defer auth.Destroy()
 	}
-	auth, err := pinAuth(r, s.KDF, pin)
-	if err != nil {
-		return nil, err
-	}
-	defer auth.Destroy()
 	k, err := t.unsealRing(f, s.Blob, auth.Bytes(), true)
 	if err != nil {
-		return nil, fmt.Errorf("token %s: unsealing the root secret with the %s PIN: %w", t.serial, r, err)
+		return nil, fmt.Errorf("token %s: unsealing the root secret %s: %w", t.serial, with, err)
 	}
 	if err := k.checkMAC(f); err != nil {
 		k.destroy()
@@ -380,6 +389,10 @@ func (t *Token) SetPIN(r Role, old, new []byte) error {
 		if r == User {
 			s = f.User
 		}
+		if s.NoPIN {
+			root.destroy()
+			return nil, fmt.Errorf("token %s: %w, and needs none", t.serial, ErrNoPIN)
+		}
 		if err := t.changePIN(f.Parent, root, r, s, old, new); err != nil {
 			root.destroy()
 			return nil, fmt.Errorf("token %s: changing the %s PIN: %w", t.serial, r, err)
@@ -415,6 +428,7 @@ func (t *Token) changePIN(parent []byte, root *keyring, r Role, s *pinSeal, old,
 }
 
 // InitUserPIN sets the user PIN, whatever it was, for the SO who is logged in.
+// A token that needed none needs this one from now on.
 func (t *Token) InitUserPIN(pin []byte) error {
 	if err := checkPIN(pin); err != nil {
 		return err

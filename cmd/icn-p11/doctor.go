@@ -396,6 +396,10 @@ func (d *doctor) binding(t sealstore.TokenInfo, p *place) {
 		d.add(name, resultFail, "", "%v", explain(err))
 		return
 	}
+	if !s.Bound && t.NoPIN {
+		d.add(name, resultWarn, fmt.Sprintf("icn-p11 pcr bind %s, or give it a user PIN: icn-p11 pin %s --unblock", t.Serial, t.Serial),
+			"none, and the token needs no PIN: whoever starts this machine with any system can sign")
+	}
 	if !s.Bound {
 		return
 	}
@@ -443,7 +447,7 @@ func (d *doctor) token(t sealstore.TokenInfo, m *module) {
 		d.add(name, resultFail, "restore the store's files from a backup of this machine", "%v", err)
 	case err != nil:
 		d.add(name, resultFail, "", "%v", err)
-	case !t.UserPIN:
+	case !t.UserPIN && !t.NoPIN:
 		d.add(name, resultWarn, fmt.Sprintf("icn-p11 pin %s --unblock", t.Serial), "serial number %s: the user PIN is not set", t.Serial)
 	default:
 		d.add(name, resultOK, "", "serial number %s, %s", t.Serial, k.did())

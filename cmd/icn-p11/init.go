@@ -18,18 +18,21 @@ import (
 	"github.com/InterCooperative-Network/icn-p11/internal/bootlog"
 	"github.com/InterCooperative-Network/icn-p11/internal/did"
 	"github.com/InterCooperative-Network/icn-p11/internal/pinsource"
+	"github.com/InterCooperative-Network/icn-p11/internal/secmem"
 	"github.com/InterCooperative-Network/icn-p11/p11"
 	"github.com/InterCooperative-Network/icn-p11/sealstore"
 )
 
 func (a *app) initCommand() *cobra.Command {
 	var label, keyLabel string
+	var noPIN, force bool
 	var userSource, soSource pinsource.Source
 	cmd := &cobra.Command{
 		Use:   "init --label L",
 		Short: "Make a token with an Ed25519 identity key",
 		Long: `Make a token: both its PINs and an Ed25519 identity key, sealed to the TPM. The
-DID goes to standard output.`,
+DID goes to standard output. With --no-pin, for servers that nobody attends, the
+token needs no user PIN: its binding to the platform alone holds it.`,
 		Args: cobra.NoArgs,
 		RunE: a.does(func(cmd *cobra.Command, _ []string) error {
 			if err := checkLabel("--label", label, sealstore.MaxLabel); err != nil {
@@ -38,12 +41,20 @@ DID goes to standard output.`,
 			if err := checkLabel("--key-label", keyLabel, 255); err != nil {
 				return err
 			}
-			return a.init(label, keyLabel, userSource, soSource)
+			switch {
+			case noPIN && cmd.Flags().Changed("pin-source"):
+				return usage("--no-pin and --pin-source exclude each other")
+			case force && !noPIN:
+				return usage("--force goes with --no-pin")
+			}
+			return a.init(label, keyLabel, noPIN, force, userSource, soSource)
 		}),
 	}
 	f := cmd.Flags()
 	f.StringVar(&label, "label", "", "label of the token, at most 32 bytes")
 	f.StringVar(&keyLabel, "key-label", identityLabel, "label of the key")
+	f.BoolVar(&noPIN, "no-pin", false, "make a token that needs no user PIN")
+	f.BoolVar(&force, "force", false, "with --no-pin: also where the token is not bound to the platform")
 	f.Var(&userSource, "pin-source", "where the user PIN comes from")
 	f.Var(&soSource, "so-pin-source", "where the SO PIN comes from")
 	completeSource(cmd, "pin-source", "so-pin-source")
@@ -69,7 +80,7 @@ func checkLabel(flag, s string, size int) error {
 	return nil
 }
 
-func (a *app) init(label, keyLabel string, userSource, soSource pinsource.Source) error {
+func (a *app) init(label, keyLabel string, noPIN, force bool, userSource, soSource pinsource.Source) error {
 	p, err := a.open()
 	if err != nil {
 		return err
@@ -81,6 +92,10 @@ func (a *app) init(label, keyLabel string, userSource, soSource pinsource.Source
 	if err := p.unused(label, ""); err != nil {
 		return err
 	}
+	if noPIN && p.cfg.Binding() == nil && !force {
+		return errors.New("no token made: without a PIN and a binding to the platform, whoever starts this machine with any system can sign; " +
+			"set platform_binding = true in the configuration, or insist with --force")
+	}
 	// Nobody should type four PINs to hear that the TPM is missing.
 	if _, err := p.tpm.Parent(); err != nil {
 		return explain(err)
@@ -90,17 +105,19 @@ func (a *app) init(label, keyLabel string, userSource, soSource pinsource.Source
 		return err
 	}
 	defer so.Destroy()
-	user, err := userSource.Read("user PIN", true)
-	if err != nil {
-		return err
+	var user *secmem.Buffer
+	if !noPIN {
+		if user, err = userSource.Read("user PIN", true); err != nil {
+			return err
+		}
+		defer user.Destroy()
 	}
-	defer user.Destroy()
 	// From here on an interrupt must wait until what was made is removed; a
 	// second one does not.
 	ctx, stop := signal.NotifyContext(context.Background(), unix.SIGINT, unix.SIGTERM, unix.SIGHUP)
 	context.AfterFunc(ctx, stop)
 	defer stop()
-	t, err := p.store.Create(sealstore.InitParams{Label: label, SOPIN: so.Bytes(), Reserved: p.cfg.FixedSlots(), Binding: p.cfg.Binding()})
+	t, err := p.store.Create(sealstore.InitParams{Label: label, SOPIN: so.Bytes(), Reserved: p.cfg.FixedSlots(), Binding: p.cfg.Binding(), NoPIN: noPIN})
 	if err != nil {
 		return explain(err)
 	}
@@ -128,8 +145,8 @@ func (a *app) init(label, keyLabel string, userSource, soSource pinsource.Source
 
 var errInterrupted = errors.New("interrupted; nothing was made")
 
-// fill sets the user PIN of a new token and makes its key, as an application
-// would: the calls are those of ICN.
+// fill sets the user PIN of a new token, if it shall have one, and makes its
+// key, as an application would: the calls are those of ICN.
 func fill(ctx context.Context, t sealstore.TokenInfo, keyLabel string, so, user []byte) (public [32]byte, err error) {
 	m, err := startModule()
 	if err != nil {
@@ -141,11 +158,16 @@ func fill(ctx context.Context, t sealstore.TokenInfo, keyLabel string, so, user 
 		return public, err
 	}
 	var pub p11.ObjectHandle
-	for _, step := range []func() error{
+	setPIN := []func() error{
 		func() error { return m.Login(s, p11.CKU_SO, so) },
 		func() error { return m.InitPIN(s, user) },
 		func() error { return m.Logout(s) },
 		func() error { return m.Login(s, p11.CKU_USER, user) },
+	}
+	if t.NoPIN {
+		setPIN = nil
+	}
+	for _, step := range append(setPIN,
 		func() (err error) {
 			pub, err = m.generate(s, keyLabel)
 			return err
@@ -155,7 +177,7 @@ func fill(ctx context.Context, t sealstore.TokenInfo, keyLabel string, so, user 
 			public = k.public
 			return err
 		},
-	} {
+	) {
 		if ctx.Err() != nil {
 			return public, errInterrupted
 		}

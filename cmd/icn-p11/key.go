@@ -151,20 +151,24 @@ func (p *place) inModule(t sealstore.TokenInfo, f func(m *module, s p11.SessionH
 
 // asUser is inModule with the user logged in.
 func (p *place) asUser(t sealstore.TokenInfo, source pinsource.Source, f func(m *module, s p11.SessionHandle) error) error {
-	if !t.UserPIN {
+	if !t.UserPIN && !t.NoPIN {
 		return explain(sealstore.ErrNoPIN)
 	}
 	// Nobody should type a PIN to hear that the TPM is missing.
 	if _, err := p.tpm.Parent(); err != nil {
 		return explain(err)
 	}
-	user, err := source.Read("user PIN", false)
-	if err != nil {
-		return err
+	pin := []byte{}
+	if t.UserPIN {
+		user, err := source.Read("user PIN", false)
+		if err != nil {
+			return err
+		}
+		defer user.Destroy()
+		pin = user.Bytes()
 	}
-	defer user.Destroy()
 	return p.inModule(t, func(m *module, s p11.SessionHandle) error {
-		if err := m.Login(s, p11.CKU_USER, user.Bytes()); err != nil {
+		if err := m.Login(s, p11.CKU_USER, pin); err != nil {
 			return p.pinFailure("user", err)
 		}
 		return explain(f(m, s))

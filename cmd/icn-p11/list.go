@@ -140,7 +140,7 @@ func state(t sealstore.TokenInfo, l sealstore.Lockout, err error) string {
 		return stateNoTPM
 	case l.InLockout:
 		return stateLockout
-	case !t.UserPIN:
+	case !t.UserPIN && !t.NoPIN:
 		return stateNoPIN
 	}
 	return stateReady
@@ -181,6 +181,7 @@ type details struct {
 	row
 	Created time.Time     `json:"created"`
 	UserPIN bool          `json:"user_pin_set"`
+	NoPIN   bool          `json:"no_pin"`
 	Objects []objectRow   `json:"public_objects"`
 	Lockout *lockoutState `json:"lockout,omitempty"`
 }
@@ -236,7 +237,7 @@ func (a *app) showCommand() *cobra.Command {
 // details collects what can be known of a token without a PIN; why tells what
 // kept it from being all.
 func (p *place) details(t sealstore.TokenInfo) (d details, why error) {
-	d = details{row: p.rows([]sealstore.TokenInfo{t})[0], Created: t.Created, UserPIN: t.UserPIN, Objects: []objectRow{}}
+	d = details{row: p.rows([]sealstore.TokenInfo{t})[0], Created: t.Created, UserPIN: t.UserPIN, NoPIN: t.NoPIN, Objects: []objectRow{}}
 	l, err := p.tpm.Lockout()
 	p.tpm.Release()
 	if err != nil {
@@ -308,8 +309,11 @@ func (d *details) print(out io.Writer) error {
 	fmt.Fprintf(w, "State\t%s\n", d.State)
 	fmt.Fprintf(w, "Created\t%s\n", d.Created.Format(time.RFC3339))
 	userPIN := "not set"
-	if d.UserPIN {
+	switch {
+	case d.UserPIN:
 		userPIN = "set"
+	case d.NoPIN:
+		userPIN = "none, and none needed"
 	}
 	fmt.Fprintf(w, "User PIN\t%s\n", userPIN)
 	if l := d.Lockout; l != nil {

@@ -25,6 +25,7 @@ type pcrFlags struct {
 	eventLog string
 	spec     sealstore.BindingSpec
 	predict  []string
+	force    bool
 	json     bool
 }
 
@@ -100,6 +101,9 @@ func (a *app) pcrVerb(verb, short, long string, run func(*place, sealstore.Token
 	case "unbind":
 		f.Var(&o.user, "pin-source", "where the user PIN comes from")
 		completeSource(cmd, "pin-source")
+		if verb == "unbind" {
+			f.BoolVar(&o.force, "force", false, "also where the token needs no PIN")
+		}
 	case "rebind":
 		f.StringArrayVar(&o.predict, "predict", nil, "a value that a PCR will have, as N=HEX; for several PCRs several times")
 		noCompletion(cmd, "predict")
@@ -155,6 +159,10 @@ func (a *app) pcrBind(p *place, t sealstore.TokenInfo, o pcrFlags) error {
 }
 
 func (a *app) pcrUnbind(p *place, t sealstore.TokenInfo, o pcrFlags) error {
+	if t.NoPIN && !o.force {
+		return fmt.Errorf("token %s needs no PIN: without its binding, whoever starts this machine with any system can sign; "+
+			"give it a PIN (icn-p11 pin %s --unblock), or insist with --force", printable(t.Label), t.Serial)
+	}
 	return p.pins(t, o, func(tok *sealstore.Token, user, so []byte) error {
 		if err := tok.Unbind(user, so); err != nil {
 			return p.bindingFailure(t, err)

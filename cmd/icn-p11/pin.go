@@ -1,6 +1,8 @@
 package main
 
 import (
+	"fmt"
+
 	"github.com/spf13/cobra"
 
 	"github.com/InterCooperative-Network/icn-p11/internal/pinsource"
@@ -31,7 +33,8 @@ func (a *app) pinCommand() *cobra.Command {
 		Use:   "pin TOKEN",
 		Short: "Change a PIN, or set the user PIN by the SO PIN",
 		Long: `Change the user PIN of a token; with --so its SO PIN. With --unblock, set the
-user PIN by the SO PIN, whatever it was. The TPM checks the present PIN.`,
+user PIN by the SO PIN, whatever it was; a token that was made with "init --no-pin"
+then needs it. The TPM checks the present PIN.`,
 		Args:              oneToken,
 		ValidArgsFunction: completeToken,
 		RunE: a.does(func(cmd *cobra.Command, args []string) error {
@@ -74,6 +77,9 @@ func (a *app) pin(arg string, c pinChange) error {
 		return err
 	}
 	who, _ := c.authority()
+	if who == "user" && t.NoPIN {
+		return fmt.Errorf("token %s has no user PIN, and needs none; \"icn-p11 pin %s --unblock\" gives it one", printable(t.Label), t.Serial)
+	}
 	if who == "user" && !t.UserPIN {
 		return explain(sealstore.ErrNoPIN)
 	}
@@ -93,6 +99,10 @@ func (a *app) pin(arg string, c pinChange) error {
 	defer newPIN.Destroy()
 	if err := changePIN(t, c, oldPIN.Bytes(), newPIN.Bytes()); err != nil {
 		return p.pinFailure(who, err)
+	}
+	if c.unblock && t.NoPIN {
+		a.note("Token %s needs the user PIN from now on; a copy of its files made before still opens without one", printable(t.Label))
+		return nil
 	}
 	a.note("The %s PIN of token %s is set; a copy of its files made before still opens with the PIN of then", target, printable(t.Label))
 	return nil

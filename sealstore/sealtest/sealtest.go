@@ -55,6 +55,8 @@ func (s Suite) Run(t *testing.T) {
 		{"ForeignMachine", foreign},
 		{"Reinit", reinit},
 		{"RenameDelete", renameDelete},
+		{"NoPIN", noPIN},
+		{"NoPINBound", noPINBound},
 		{"Binding", binding},
 		{"BindLater", bindLater},
 		{"BindFails", bindFails},

@@ -87,5 +87,22 @@ check "sign with the new PIN" sign_and_verify 4b 10
 check "unblock" tool --token-label t --init-pin --login --login-type so --so-pin "$SO_PIN" --new-pin third-pin
 PIN=third-pin
 check "sign after unblocking" sign_and_verify 4b 10
+
+"$COMMAND" init --label unattended --no-pin --force --so-pin-source "file:$WORK/t/so-pin" >"$WORK/did"
+unattended() { tool --token-label unattended "$@" </dev/null; }
+no_pin() {
+    unattended --sign --mechanism EDDSA -i "$WORK/m" -o "$WORK/sig"
+    unattended --read-object --type pubkey --label icn-identity -o "$WORK/raw"
+    openssl pkey -pubin -in "$WORK/raw" -out "$WORK/k.pem"
+    openssl pkeyutl -verify -rawin -in "$WORK/m" -sigfile "$WORK/sig" -pubin -inkey "$WORK/k.pem"
+}
+check "sign with a token that needs no PIN" no_pin
+check "key pair in it" unattended --keypairgen --key-type EC:edwards25519 --label k --id 4b
+# The user PIN that was set last, from a file, for a program that has none.
+printf '%s' "$PIN" >"$WORK/t/pin"
+printf '[token.t]\npin_source = "file:%s"\n' "$WORK/t/pin" >>"$WORK/t/icn-p11.conf"
+by_itself() { tool --token-label t --sign --mechanism EDDSA --id 4b -i "$WORK/m" -o "$WORK/sig" </dev/null; }
+check "sign with pin_source" by_itself
+check "log in all the same" user --sign --mechanism EDDSA --id 4b -i "$WORK/m" -o "$WORK/sig"
 check "the PINs are in no log" bash -c "! grep -qE 'user-pin-7|so-pin-4711|new-pin-1|third-pin' '$WORK/t/log' 2>/dev/null"
 finish

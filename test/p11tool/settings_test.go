@@ -4,10 +4,12 @@ import (
 	"bytes"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
 
+	"github.com/InterCooperative-Network/icn-p11/internal/swtpmtest"
 	"github.com/miekg/pkcs11"
 )
 
@@ -142,7 +144,7 @@ func TestAutomaticLogin(t *testing.T) {
 
 		log, err := os.ReadFile(p.log())
 		ok(t, "log", err)
-		if n := bytes.Count(log, []byte("tries it again when the source gives another one")); n != 1 {
+		if n := bytes.Count(log, []byte("not tried again before pin_source gives another PIN")); n != 1 {
 			t.Errorf("the log tells of %d refusals, want 1:\n%s", n, tail(log, 4000))
 		}
 		for _, secret := range []string{userPIN, "a wrong pin"} {
@@ -333,6 +335,103 @@ func TestBadSettings(t *testing.T) {
 			want(t, "C_Initialize with "+extra, c.Initialize(), pkcs11.CKR_FUNCTION_FAILED)
 			p.writeConf(t, "swtpm:path="+p.tpm, setup{})
 			ok(t, "C_Initialize", c.Initialize())
+		}
+	})
+}
+
+// unattended has the administrator's command make a token without a PIN, and
+// finds it.
+func unattended(t *testing.T, p *place, args ...string) *client {
+	t.Helper()
+	path := os.Getenv("ICN_P11_COMMAND")
+	if path == "" {
+		path = filepath.Join("..", "..", "build", "icn-p11")
+	}
+	cmd := exec.Command(path, append([]string{"init", "--label", "test token", "--no-pin", "--so-pin-source", "env:SO_PIN"}, args...)...)
+	cmd.Env = append(os.Environ(), "SO_PIN="+soPIN)
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("%v: %v\n%s", cmd, err, out)
+	}
+	c := &client{Ctx: load(t), t: t}
+	var err error
+	c.slot, err = findToken(c.Ctx, "test token")
+	ok(t, "the token", err)
+	return c
+}
+
+// TestNoPIN uses a token that needs no PIN, and has the SO give it one.
+func TestNoPIN(t *testing.T) {
+	isolated(t, setup{proxy: true}, func(t *testing.T, p *place) {
+		c := unattended(t, p, "--force")
+		p.proxy.take()
+		c.flag("CKF_LOGIN_REQUIRED", pkcs11.CKF_LOGIN_REQUIRED, false)
+		c.flag("CKF_USER_PIN_INITIALIZED", pkcs11.CKF_USER_PIN_INITIALIZED, false)
+		c.s = c.open(openRW)
+		public := c.find(notPrivate)
+		if len(public) != 1 {
+			t.Fatalf("%d public objects", len(public))
+		}
+		key, err := point(c.Ctx, c.s, public[0])
+		ok(t, "public key", err)
+		if sent := p.proxy.take(); sent.count(ccUnseal) != 1 {
+			t.Errorf("a search in public objects sent %v", sent)
+		}
+		priv := c.find(privateKeys)
+		if len(priv) != 1 {
+			t.Fatalf("%d private keys", len(priv))
+		}
+		ok(t, "sign", signChecked(c.Ctx, c.s, priv[0], key, []byte("m")))
+		_, _, err = generate(c.Ctx, c.s, "second", true)
+		ok(t, "C_GenerateKeyPair", err)
+		ok(t, "C_Logout", c.Logout(c.s))
+		_, _, err = generate(c.Ctx, c.s, "third", true)
+		ok(t, "C_GenerateKeyPair after C_Logout", err)
+
+		want(t, "C_Login with a PIN", c.Login(c.s, pkcs11.CKU_USER, userPIN), pkcs11.CKR_USER_PIN_NOT_INITIALIZED)
+		ok(t, "C_Login with an empty PIN", c.Login(c.s, pkcs11.CKU_USER, ""))
+		want(t, "C_Login again", c.Login(c.s, pkcs11.CKU_USER, ""), pkcs11.CKR_USER_ALREADY_LOGGED_IN)
+		want(t, "C_SetPIN", c.SetPIN(c.s, "some pin", userPIN), pkcs11.CKR_USER_PIN_NOT_INITIALIZED)
+		ok(t, "C_Logout", c.Logout(c.s))
+		ok(t, "C_Login as SO", c.Login(c.s, pkcs11.CKU_SO, soPIN))
+		ok(t, "C_InitPIN", c.InitPIN(c.s, userPIN))
+		ok(t, "C_Logout", c.Logout(c.s))
+
+		c.flag("CKF_LOGIN_REQUIRED with a PIN", pkcs11.CKF_LOGIN_REQUIRED, true)
+		c.flag("CKF_USER_PIN_INITIALIZED with a PIN", pkcs11.CKF_USER_PIN_INITIALIZED, true)
+		if n := len(c.find(privateKeys)); n != 0 {
+			t.Errorf("%d private keys without the PIN", n)
+		}
+		want(t, "C_Login with an empty PIN", c.Login(c.s, pkcs11.CKU_USER, ""), pkcs11.CKR_ARGUMENTS_BAD, pkcs11.CKR_PIN_INCORRECT)
+		ok(t, "C_Login", c.Login(c.s, pkcs11.CKU_USER, userPIN))
+		if n := len(c.find(privateKeys)); n != 3 {
+			t.Errorf("%d private keys, want 3", n)
+		}
+	})
+}
+
+// TestNoPINBound has another state of the platform close such a token.
+func TestNoPINBound(t *testing.T) {
+	isolated(t, setup{extra: "platform_binding = true\npcrs = [16]\n"}, func(t *testing.T, p *place) {
+		c := unattended(t, p)
+		c.s = c.open(openRW)
+		priv := c.find(privateKeys)
+		if len(priv) != 1 {
+			t.Fatalf("%d private keys", len(priv))
+		}
+		_, err := sign(c.Ctx, c.s, priv[0], []byte("m"))
+		ok(t, "sign", err)
+		swtpmtest.ExtendAt(t, p.tpm, 16, bytes.Repeat([]byte{1}, 32))
+		_, err = sign(c.Ctx, c.s, priv[0], []byte("m"))
+		if err == nil {
+			t.Error("signed in a state that was not approved")
+		}
+		ok(t, "C_Logout", c.Logout(c.s))
+		want(t, "a search for private keys", c.FindObjectsInit(c.s, []*pkcs11.Attribute{privateKeys}), pkcs11.CKR_FUNCTION_FAILED)
+		if n := len(c.find()); n != 1 {
+			t.Errorf("%d objects, want the public one", n)
+		}
+		if log, err := os.ReadFile(p.log()); err != nil || !bytes.Contains(log, []byte("automatic login failed")) || !bytes.Contains(log, []byte("PCR 16 (sha256) is ")) {
+			t.Errorf("the log does not name the PCR: %v\n%s", err, tail(log, 2000))
 		}
 	})
 }
