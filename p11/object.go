@@ -137,16 +137,25 @@ func (l *library) mayCreate(sess *session, a attrs) error {
 }
 
 // writeProtected tells why nothing in a slot's token can be changed.
-func writeProtected(s *slot) error {
+func (l *library) writeProtected(s *slot) error {
 	if s.cfg.ReadOnly {
 		return fmt.Errorf("read_only is set for the token at %s", s.cfg.Where)
 	}
-	return nil
+	var err error
+	if token, _ := l.tokenIn(s); token != nil {
+		err = token.Writable()
+	} else {
+		err = l.store.Writable()
+	}
+	if errors.Is(err, sealstore.ErrReadOnly) {
+		return err
+	}
+	return nil // what else is wrong shows when it is written
 }
 
 // mayWrite refuses what would change a write-protected token.
 func (l *library) mayWrite(s *slot) error {
-	err := writeProtected(s)
+	err := l.writeProtected(s)
 	if err == nil {
 		return nil
 	}

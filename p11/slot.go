@@ -285,7 +285,7 @@ func (m *Module) GetTokenInfo(id SlotID) (TokenInfo, error) {
 		FreePrivateMemory:  Unavailable,
 		FirmwareVersion:    LibraryVersion,
 	}
-	if writeProtected(s) != nil {
+	if l.writeProtected(s) != nil {
 		info.Flags |= CKF_WRITE_PROTECTED
 	}
 	if token == nil {

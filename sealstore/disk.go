@@ -138,6 +138,9 @@ func writeFile(dir, name string, data []byte, replace bool) error {
 	}
 	_, err = f.Write(data)
 	if err == nil {
+		err = inherit(dir, temp)
+	}
+	if err == nil {
 		err = f.Sync()
 	}
 	if e := f.Close(); err == nil {

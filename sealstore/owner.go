@@ -28,10 +28,60 @@ func (s *Store) Writable() error {
 	case !st.IsDir():
 		return writeError(dir, unix.ENOTDIR)
 	}
+	return writable(dir)
+}
+
+// Writable tells why nothing in the token could be changed, as far as that can
+// be known beforehand. It changes nothing.
+func (t *Token) Writable() error {
+	if err := t.store.ours(); err != nil {
+		return err
+	}
+	if err := writable(t.path); err != nil {
+		return err
+	}
+	return writable(filepath.Join(t.path, objectsName))
+}
+
+func writable(dir string) error {
 	if err := unix.Faccessat(unix.AT_FDCWD, dir, unix.W_OK|unix.X_OK, unix.AT_EACCESS); err != nil {
 		return writeError(dir, err)
 	}
 	return nil
+}
+
+// inherit lets the group that may read dir read path as well, which was just
+// made in it. Where this user may not give it to that group, it stays the
+// user's alone.
+func inherit(dir, path string) error {
+	from, err := os.Stat(dir)
+	if err != nil {
+		return err
+	}
+	to, err := os.Lstat(path)
+	if err != nil || from.Mode().Perm()&0o050 != 0o050 {
+		return err
+	}
+	if gid := group(from); gid != group(to) {
+		if err := os.Lchown(path, -1, gid); err != nil {
+			if errors.Is(err, fs.ErrPermission) {
+				err = nil
+			}
+			return err
+		}
+	}
+	read := fs.FileMode(0o040)
+	if to.IsDir() {
+		read = 0o050
+	}
+	return os.Chmod(path, to.Mode()|read)
+}
+
+func group(st fs.FileInfo) int {
+	if sys, ok := st.Sys().(*syscall.Stat_t); ok {
+		return int(sys.Gid)
+	}
+	return -1
 }
 
 // ours refuses to write as root what another user's programs have to read:
@@ -94,12 +144,13 @@ func accessAdvice(path string) string {
 	return "chmod u=rw " + path
 }
 
-// expose warns once of a directory that other users may look into or write to.
-// The seals hold all the same, but who may write here can destroy the store.
+// expose warns once of a directory that others may look into, or its group may
+// write to. The seals hold all the same, but who may write here can destroy the
+// store. That the group may read it is the owner's choice.
 func (s *Store) expose(path string) {
 	st, err := os.Lstat(path)
-	if err != nil || !st.IsDir() || st.Mode().Perm()&0o077 == 0 {
+	if err != nil || !st.IsDir() || st.Mode().Perm()&0o027 == 0 {
 		return
 	}
-	s.report(path, fileID{}, "the store is open to other users", fmt.Errorf("its mode is %04o: chmod -R u=rwX,go= %s", st.Mode().Perm(), s.dir))
+	s.report(path, fileID{}, "the store is open to other users", fmt.Errorf("its mode is %04o: chmod -R u=rwX,g-w,o= %s", st.Mode().Perm(), s.dir))
 }

@@ -1,6 +1,7 @@
 package sealstore_test
 
 import (
+	"encoding/hex"
 	"errors"
 	"io/fs"
 	"os"
@@ -145,7 +146,13 @@ func TestOpenStore(t *testing.T) {
 		if n := j.lines() - before; n != 0 {
 			t.Fatalf("%d lines in the log", n)
 		}
-		must(t, os.Chmod(d, 0o750))
+		must(t, os.Chmod(d, 0o750)) // that is for the owner to decide
+		_, err = st.Tokens()
+		must(t, err)
+		if n := j.lines() - before; n != 0 {
+			t.Fatalf("%d lines in the log", n)
+		}
+		must(t, os.Chmod(d, 0o755))
 		for range 3 {
 			_, err := st.Tokens()
 			must(t, err)
@@ -154,4 +161,109 @@ func TestOpenStore(t *testing.T) {
 			t.Errorf("%s: %d lines in the log", d, n)
 		}
 	}
+}
+
+// TestSharedStore: what the group may read stays readable by it, whatever is
+// written, and nobody else gets in.
+func TestSharedStore(t *testing.T) {
+	dir := t.TempDir()
+	st, tok, _, j := newToken(t, dir)
+	group := os.Getegid()
+	if os.Geteuid() == 0 {
+		group = nobody
+	}
+	share := func(path string, e fs.DirEntry, err error) error {
+		must(t, err)
+		must(t, os.Lchown(path, -1, group))
+		if e.IsDir() {
+			return os.Chmod(path, 0o750)
+		}
+		return os.Chmod(path, 0o640)
+	}
+	must(t, filepath.WalkDir(dir, share))
+	o, err := tok.CreateObject(true, []byte("k"), []byte("secret"))
+	must(t, err)
+	_, err = tok.UpdateObject(o.ID, o.Stamp, []byte("another"))
+	must(t, err)
+	must(t, tok.SetPIN(sealstore.User, sealtest.UserPIN, []byte("other pin")))
+	other, err := st.Create(sealstore.InitParams{Label: "other", SOPIN: sealtest.SOPIN})
+	must(t, err)
+	_, err = st.Reinit(other.Serial, "anew", sealtest.SOPIN, nil)
+	must(t, err)
+	files := 0
+	must(t, filepath.WalkDir(dir, func(path string, e fs.DirEntry, err error) error {
+		must(t, err)
+		info, err := e.Info()
+		must(t, err)
+		mode := fs.FileMode(0o640)
+		switch {
+		case e.IsDir():
+			mode = 0o750
+		case e.Name() == "lock": // nothing to read
+			return nil
+		default:
+			files++
+		}
+		if gid := int(info.Sys().(*syscall.Stat_t).Gid); info.Mode().Perm() != mode || gid != group {
+			t.Errorf("%s has mode %v and group %d", path, info.Mode(), gid)
+		}
+		return nil
+	}))
+	if files != 3 {
+		t.Errorf("%d files", files)
+	}
+	if j.lines() != 0 {
+		t.Errorf("%s", j.buf.String())
+	}
+
+	// A group that its owner is not in cannot be given the rest.
+	if os.Geteuid() != 0 {
+		return
+	}
+	openWay(t, filepath.Dir(dir))
+	chownAll(t, dir, nobody)
+	must(t, filepath.WalkDir(dir, func(path string, _ fs.DirEntry, err error) error {
+		must(t, err)
+		return os.Lchown(path, -1, 4711)
+	}))
+	as(t, nobody, func() {
+		o, err := tok.CreateObject(true, []byte("k"), nil)
+		must(t, err)
+		info, err := os.Stat(filepath.Join(tokenPath(t, dir, tok), "objects", hex.EncodeToString(o.ID[:])))
+		must(t, err)
+		if info.Mode().Perm() != 0o600 {
+			t.Errorf("mode %v", info.Mode())
+		}
+	})
+}
+
+// TestWritable: a token tells beforehand that it cannot be changed.
+func TestWritable(t *testing.T) {
+	dir := t.TempDir()
+	_, tok, _, _ := newToken(t, dir)
+	must(t, tok.Writable())
+	path := tokenPath(t, dir, tok)
+	check := func() {
+		t.Helper()
+		for _, d := range []string{path, filepath.Join(path, "objects")} {
+			must(t, os.Chmod(d, 0o555))
+			if err := tok.Writable(); !errors.Is(err, sealstore.ErrReadOnly) || !strings.Contains(err.Error(), d+": ") {
+				t.Errorf("%s: %v", d, err)
+			}
+			must(t, os.Chmod(d, 0o755))
+		}
+	}
+	if os.Geteuid() != 0 {
+		check()
+		return
+	}
+	openWay(t, filepath.Dir(dir))
+	must(t, os.Chmod(dir, 0o755))
+	must(t, os.Chmod(filepath.Dir(path), 0o755))
+	chownAll(t, dir, nobody)
+	must(t, os.Chmod(path, 0o755))
+	if err := tok.Writable(); !errors.Is(err, sealstore.ErrReadOnly) || !strings.Contains(err.Error(), "by root") {
+		t.Error(err)
+	}
+	as(t, nobody, check)
 }

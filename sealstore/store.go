@@ -313,8 +313,13 @@ func (s *Store) create(p InitParams) (TokenInfo, error) {
 	if err := s.ours(); err != nil {
 		return TokenInfo{}, err
 	}
-	if err := makeDir(s.tokensDir()); err != nil {
-		return TokenInfo{}, writeError(s.tokensDir(), err)
+	if _, err := os.Stat(s.tokensDir()); err != nil {
+		if err = makeDir(s.tokensDir()); err == nil {
+			err = inherit(s.dir, s.tokensDir())
+		}
+		if err != nil {
+			return TokenInfo{}, writeError(s.tokensDir(), err)
+		}
 	}
 	l, err := s.lock()
 	if err != nil {
@@ -473,7 +478,11 @@ func (s *Store) build(f *tokenFile) (string, error) {
 	if err := os.Mkdir(temp, 0o700); err != nil {
 		return "", writeError(temp, err)
 	}
-	if err := fillDir(temp, f); err != nil {
+	err := inherit(s.tokensDir(), temp)
+	if err == nil {
+		err = fillDir(temp, f)
+	}
+	if err != nil {
 		os.RemoveAll(temp)
 		return "", writeError(temp, err)
 	}
@@ -483,6 +492,9 @@ func (s *Store) build(f *tokenFile) (string, error) {
 func fillDir(dir string, f *tokenFile) error {
 	objects := filepath.Join(dir, objectsName)
 	if err := os.Mkdir(objects, 0o700); err != nil {
+		return err
+	}
+	if err := inherit(dir, objects); err != nil {
 		return err
 	}
 	l, err := os.OpenFile(filepath.Join(dir, lockName), os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)

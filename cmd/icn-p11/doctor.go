@@ -16,6 +16,7 @@ import (
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
 
+	"github.com/InterCooperative-Network/icn-p11/internal/account"
 	"github.com/InterCooperative-Network/icn-p11/internal/advice"
 	"github.com/InterCooperative-Network/icn-p11/internal/bootlog"
 	"github.com/InterCooperative-Network/icn-p11/internal/config"
@@ -267,7 +268,9 @@ func (d *doctor) directory(dir string) {
 		d.add(name, resultFail, "set sealed_blob_dir to a directory", "%s is not a directory", dir)
 		return
 	}
-	var loose, foreign, stray, unreadable []string
+	uid, gid := owners(st)
+	shared := st.Mode().Perm()&0o050 == 0o050 // with the group
+	var loose, mixed, stray, unreadable, closed []string
 	filepath.WalkDir(dir, func(path string, e fs.DirEntry, err error) error {
 		if err != nil {
 			unreadable = append(unreadable, path)
@@ -284,14 +287,20 @@ func (d *doctor) directory(dir string) {
 		if err != nil {
 			return nil // gone since
 		}
-		if info.Mode().Perm()&0o077 != 0 {
+		if info.Mode().Perm()&0o027 != 0 {
 			loose = append(loose, path)
 		}
-		if sys, ok := info.Sys().(*syscall.Stat_t); ok && int(sys.Uid) != os.Geteuid() {
-			foreign = append(foreign, path)
+		u, g := owners(info)
+		if u != uid {
+			mixed = append(mixed, path)
+		}
+		if e.Name() != "lock" && (g != gid || info.Mode().Perm()&0o040 == 0) {
+			closed = append(closed, path)
 		}
 		return nil
 	})
+	owner, group := account.UserName(uid), account.GroupName(gid)
+	mine := int(uid) == os.Geteuid()
 	healthy := true
 	report := func(paths []string, result, cure, what string) {
 		if len(paths) > 0 {
@@ -299,17 +308,36 @@ func (d *doctor) directory(dir string) {
 			d.add(name, result, cure, "%s: %s", what, some(paths))
 		}
 	}
-	report(unreadable, resultFail, "run this as the user that the store belongs to", "cannot be read")
-	report(loose, resultFail, "chmod -R u=rwX,go= "+dir, "open to other users")
-	report(foreign, resultFail, fmt.Sprintf("chown -R %s %s, or use the store as the user that it belongs to", userName(), dir), "belongs to another user than "+userName())
+	report(unreadable, resultFail, "run this as "+owner+", or let that user's group read it: chgrp -R GROUP "+dir+"; chmod -R g=rX "+dir, "cannot be read")
+	report(loose, resultFail, "chmod -R u=rwX,g-w,o= "+dir, "open to other users")
+	report(mixed, resultFail, fmt.Sprintf("chown -R %s %s", owner, dir), "belongs to another user than "+owner+", who has the store")
+	if shared {
+		report(closed, resultWarn, fmt.Sprintf("chgrp -R %s %s; chmod -R g=rX %s", group, dir, dir), "not readable by group "+group+", which may read the store")
+	}
 	report(stray, resultWarn, "the next change to the store removes it", "left by a program that was killed (or is writing just now)")
-	if unix.Faccessat(unix.AT_FDCWD, dir, unix.W_OK|unix.X_OK, unix.AT_EACCESS) != nil {
+	switch {
+	case !mine && healthy:
+		d.add(name, resultOK, "", "%s belongs to %s: tokens can be used, and changed by %s alone", dir, owner, owner)
+		return
+	case !mine:
+		return
+	case unix.Faccessat(unix.AT_FDCWD, dir, unix.W_OK|unix.X_OK, unix.AT_EACCESS) != nil:
 		healthy = false
 		d.add(name, resultWarn, "mount the file system read-write to change tokens; signing goes on without", "%s cannot be written", dir)
 	}
-	if healthy {
-		d.add(name, resultOK, "", "%s, accessible to %s alone", dir, userName())
+	switch {
+	case healthy && shared:
+		d.add(name, resultOK, "", "%s, accessible to %s and readable by group %s", dir, owner, group)
+	case healthy:
+		d.add(name, resultOK, "", "%s, accessible to %s alone", dir, owner)
 	}
+}
+
+func owners(info fs.FileInfo) (uid, gid uint32) {
+	if sys, ok := info.Sys().(*syscall.Stat_t); ok {
+		return sys.Uid, sys.Gid
+	}
+	return uint32(os.Geteuid()), uint32(os.Getegid())
 }
 
 // some names the first few of many.

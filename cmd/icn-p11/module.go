@@ -21,7 +21,10 @@ var edwardsParams = []byte{0x06, 0x03, 0x2b, 0x65, 0x70}
 
 // module is the PKCS#11 module, run inside this process: objects are made and
 // read by the very code that applications use.
-type module struct{ *p11.Module }
+type module struct {
+	*p11.Module
+	store *sealstore.Store
+}
 
 // startModule starts it without the settings of single tokens: they are for
 // applications, and who administers a token sees it as it is recorded.
@@ -31,7 +34,7 @@ func startModule() (*module, error) {
 		return nil, err
 	}
 	cfg.Tokens = nil
-	m := &module{p11.NewModule()}
+	m := &module{p11.NewModule(), sealstore.Open(cfg.SealedBlobDir, nil, nil)}
 	if err := m.Open(cfg); err != nil {
 		return nil, cause(err)
 	}
@@ -40,9 +43,13 @@ func startModule() (*module, error) {
 
 func (m *module) stop() { m.Finalize() }
 
-// session opens a read/write session with a token.
+// session opens a session with a token, for writing too where that is possible.
 func (m *module) session(t sealstore.TokenInfo) (p11.SessionHandle, error) {
-	return m.OpenSession(p11.SlotID(t.Slot), p11.CKF_SERIAL_SESSION|p11.CKF_RW_SESSION)
+	flags := p11.CKF_SERIAL_SESSION
+	if tok, err := m.store.Token(t.Serial); err == nil && tok.Writable() == nil {
+		flags |= p11.CKF_RW_SESSION
+	}
+	return m.OpenSession(p11.SlotID(t.Slot), flags)
 }
 
 // ulong is a CK_ULONG as an attribute's value.

@@ -83,6 +83,14 @@ func (a *app) pin(arg string, c pinChange) error {
 	if who == "user" && !t.UserPIN {
 		return explain(sealstore.ErrNoPIN)
 	}
+	// Nobody should type PINs to hear that they cannot be stored.
+	tok, err := p.store.Token(t.Serial)
+	if err == nil {
+		err = tok.Writable()
+	}
+	if err != nil {
+		return explain(err)
+	}
 	oldPIN, err := c.old.Read(who+" PIN", false)
 	if err != nil {
 		return err

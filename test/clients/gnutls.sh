@@ -33,6 +33,6 @@ check "it is the same" cmp "$WORK/c.der" "$WORK/c2.der"
 unset GNUTLS_PIN GNUTLS_SO_PIN
 check "p11tool --test-sign with a token that needs no PIN" p11 --test-sign --hash SHA512 'pkcs11:token=unattended;object=icn-identity;type=private'
 check "and with --login" p11 --login --test-sign --hash SHA512 'pkcs11:token=unattended;object=icn-identity;type=private'
-printf '[token.t]\npin_source = "file:%s"\n' "$WORK/t/pin" >>"$WORK/t/icn-p11.conf"
-check "and with pin_source" p11 --test-sign --hash SHA512 'pkcs11:token=t;object=g;type=private'
+printf '[token.t]\npin_source = "file:%s"\nread_only = true\n' "$WORK/t/pin" >>"$WORK/t/icn-p11.conf"
+check "and with pin_source, read-only" p11 --test-sign --hash SHA512 'pkcs11:token=t;object=g;type=private'
 finish

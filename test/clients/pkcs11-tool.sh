@@ -103,6 +103,10 @@ printf '%s' "$PIN" >"$WORK/t/pin"
 printf '[token.t]\npin_source = "file:%s"\n' "$WORK/t/pin" >>"$WORK/t/icn-p11.conf"
 by_itself() { tool --token-label t --sign --mechanism EDDSA --id 4b -i "$WORK/m" -o "$WORK/sig" </dev/null; }
 check "sign with pin_source" by_itself
+echo 'read_only = true' >>"$WORK/t/icn-p11.conf"
+check "sign with a read-only token" by_itself
+refuse "no key pair in it" tool --token-label t --keypairgen --key-type EC:edwards25519 --label k --id 4d
+output_has "the reason" CKR_TOKEN_WRITE_PROTECTED
 check "log in all the same" user --sign --mechanism EDDSA --id 4b -i "$WORK/m" -o "$WORK/sig"
 check "the PINs are in no log" bash -c "! grep -qE 'user-pin-7|so-pin-4711|new-pin-1|third-pin' '$WORK/t/log' 2>/dev/null"
 finish

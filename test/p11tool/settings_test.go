@@ -180,29 +180,36 @@ func TestPINVariable(t *testing.T) {
 	})
 }
 
-// writeProtected tries all that changes a token. The session is read-only.
-func (c *client) writeProtected(priv pkcs11.ObjectHandle) {
-	c.t.Helper()
-	const rv = pkcs11.CKR_TOKEN_WRITE_PROTECTED
-	c.flag("CKF_WRITE_PROTECTED", pkcs11.CKF_WRITE_PROTECTED, true)
-	_, err := c.OpenSession(c.slot, openRW)
-	want(c.t, "C_OpenSession for writing", err, rv)
-	_, _, err = generate(c.Ctx, c.s, "new", true)
-	want(c.t, "C_GenerateKeyPair", err, rv)
-	_, err = c.CreateObject(c.s, dataTemplate("new", []byte("x"), true, false))
-	want(c.t, "C_CreateObject", err, rv)
-	_, err = c.CopyObject(c.s, priv, nil)
-	want(c.t, "C_CopyObject", err, rv)
-	want(c.t, "C_SetAttributeValue", c.SetAttributeValue(c.s, priv, []*pkcs11.Attribute{attr(pkcs11.CKA_LABEL, "x")}), rv)
-	want(c.t, "C_DestroyObject", c.DestroyObject(c.s, priv), rv)
-	want(c.t, "C_SetPIN", c.SetPIN(c.s, userPIN, "another pin"), rv)
-	want(c.t, "C_InitPIN", c.InitPIN(c.s, "another pin"), rv)
-	want(c.t, "C_InitToken", c.InitToken(c.slot, soPIN, "x"), rv)
-	// Nothing of a session object is written.
-	_, session, err := generate(c.Ctx, c.s, "session", false)
-	ok(c.t, "a session key", err)
-	_, err = sign(c.Ctx, c.s, session, []byte("m"))
-	ok(c.t, "sign with a session key", err)
+// protected tries all that changes a token, which must be refused; what only
+// lives in a session must work. The session is read-only and the user's.
+func protected(c *pkcs11.Ctx, slot uint, s pkcs11.SessionHandle, priv pkcs11.ObjectHandle) error {
+	i, err := c.GetTokenInfo(slot)
+	if err != nil || i.Flags&pkcs11.CKF_WRITE_PROTECTED == 0 {
+		return fmt.Errorf("CKF_WRITE_PROTECTED: flags %#x, %v", i.Flags, err)
+	}
+	for what, try := range map[string]func() error{
+		"C_OpenSession":       func() error { _, err := c.OpenSession(slot, openRW); return err },
+		"C_GenerateKeyPair":   func() error { _, _, err := generate(c, s, "new", true); return err },
+		"C_CreateObject":      func() error { _, err := c.CreateObject(s, dataTemplate("new", []byte("x"), true, false)); return err },
+		"C_CopyObject":        func() error { _, err := c.CopyObject(s, priv, nil); return err },
+		"C_SetAttributeValue": func() error { return c.SetAttributeValue(s, priv, []*pkcs11.Attribute{attr(pkcs11.CKA_LABEL, "x")}) },
+		"C_DestroyObject":     func() error { return c.DestroyObject(s, priv) },
+		"C_SetPIN":            func() error { return c.SetPIN(s, userPIN, "another pin") },
+		"C_InitPIN":           func() error { return c.InitPIN(s, "another pin") },
+		"C_InitToken":         func() error { return c.InitToken(slot, soPIN, "x") },
+	} {
+		if err := try(); err != pkcs11.Error(pkcs11.CKR_TOKEN_WRITE_PROTECTED) {
+			return fmt.Errorf("%s: %v, want CKR_TOKEN_WRITE_PROTECTED", what, err)
+		}
+	}
+	_, session, err := generate(c, s, "session", false)
+	if err == nil {
+		_, err = sign(c, s, session, []byte("m"))
+	}
+	if err != nil {
+		return fmt.Errorf("a session key: %w", err)
+	}
+	return nil
 }
 
 // TestReadOnlySetting has a token that applications can use and not change.
@@ -217,7 +224,7 @@ func TestReadOnlySetting(t *testing.T) {
 		c.s = c.open(openRO)
 		ok(t, "C_Login", c.Login(c.s, pkcs11.CKU_USER, userPIN))
 		priv := c.find(privateKeys)[0]
-		c.writeProtected(priv)
+		ok(t, "a write-protected token", protected(c.Ctx, c.slot, c.s, priv))
 		ok(t, "sign", signChecked(c.Ctx, c.s, priv, key, []byte("m")))
 		if log, err := os.ReadFile(p.log()); err != nil || !bytes.Contains(log, []byte("read_only is set for the token at "+p.conf()+":")) {
 			t.Errorf("the log does not tell why: %v\n%s", err, tail(log, 2000))

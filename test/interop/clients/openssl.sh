@@ -51,7 +51,7 @@ check "its content is the message" cmp "$WORK/m" "$WORK/m2"
 # that has none.
 "$COMMAND" init --label unattended --no-pin --force --so-pin-source "file:$WORK/t/so-pin" >"$WORK/did"
 sed '/^pkcs11-module-token-pin/d' "$WORK/openssl.cnf" >"$WORK/no-pin.cnf"
-sed '$a[token.t]\npin_source = "file:'"$WORK"'/t/pin"' "$WORK/t/icn-p11.conf" >"$WORK/t/by-itself.conf"
+sed '$a[token.t]\npin_source = "file:'"$WORK"'/t/pin"\nread_only = true' "$WORK/t/icn-p11.conf" >"$WORK/t/by-itself.conf"
 no_pin() { # TOKEN
     local key="pkcs11:token=$1;object=icn-identity;type=private"
     OPENSSL_CONF=$WORK/no-pin.cnf timeout 60 openssl pkeyutl -sign -rawin -in "$WORK/m" -inkey "$key" -out "$WORK/sig2" </dev/null
@@ -60,7 +60,7 @@ no_pin() { # TOKEN
 }
 check "sign with a token that needs no PIN" no_pin unattended
 by_itself() { ICN_P11_CONF=$WORK/t/by-itself.conf no_pin t; }
-check "sign with pin_source" by_itself
+check "sign with pin_source, read-only" by_itself
 
 tls() { # PORT: the page of a server, over TLS 1.3 and a verified certificate
     printf 'GET / HTTP/1.0\r\n\r\n' | timeout 20 openssl s_client -connect "127.0.0.1:$1" -servername localhost \
