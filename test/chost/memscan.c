@@ -49,9 +49,11 @@ static void write_full(int fd, const void *from, size_t n)
 /* pause_for lets the scanner search this process. */
 static void pause_for(char stage)
 {
+	pid_t self = getpid();
 	char go;
 
 	write_full(1, &stage, 1);
+	write_full(1, &self, sizeof self);
 	read_full(0, &go, 1);
 }
 
@@ -79,6 +81,24 @@ static void *sign_on_thread(void *arg)
 	sign_often(s, *key, SIGNATURES / 4);
 	OK(p11->C_CloseSession(s));
 	return NULL;
+}
+
+static int secret_mappings(void);
+
+/* in_child forks while the key may be unlocked: the child has no secret memory,
+ * and what it has holds no secret. */
+static void in_child(void)
+{
+	CHECK(secret_mappings() > 0);
+	pid_t pid = fork();
+	CHECK(pid >= 0);
+	if (pid == 0) {
+		CHECK(secret_mappings() == 0);
+		pause_for('k');
+		_exit(0);
+	}
+	wait_ok(pid);
+	CHECK(secret_mappings() > 0);
 }
 
 /* host makes the token and imports the key, or uses both. */
@@ -130,6 +150,7 @@ static void host(bool import)
 	for (int i = 0; i < 2; i++)
 		pthread_join(t[i], NULL);
 	pause_for('t');
+	in_child();
 	OK(p11->C_Logout(s));
 	pause_for('o');
 	OK(p11->C_Finalize(NULL));
@@ -267,6 +288,19 @@ static bool next_mapping(FILE *smaps, struct mapping *m)
 	return false;
 }
 
+static int secret_mappings(void)
+{
+	FILE *smaps = fopen("/proc/self/smaps", "re");
+	struct mapping m;
+	int n = 0;
+
+	CHECK(smaps);
+	while (next_mapping(smaps, &m))
+		n += m.secret;
+	fclose(smaps);
+	return n;
+}
+
 struct tally {
 	unsigned long found[16], secret[16], control;
 	unsigned long bytes, unreadable;
@@ -376,6 +410,7 @@ static const char *stage_name(char stage)
 	case 'i': return "key there, before the first signature";
 	case 's': return "after the signatures";
 	case 't': return "after signatures on two threads";
+	case 'k': return "in a forked child";
 	case 'o': return "after C_Logout";
 	case 'f': return "after C_Finalize";
 	}
@@ -388,6 +423,7 @@ static bool scan_host(const char *role, const struct handed *h, bool keeps)
 {
 	bool clean = true;
 	char stage;
+	pid_t pid;
 	struct child c = start(role, "");
 	struct tally t;
 
@@ -395,7 +431,8 @@ static bool scan_host(const char *role, const struct handed *h, bool keeps)
 	do {
 		scenario = role;
 		read_full(c.out, &stage, 1);
-		search(c.pid, h->control, &t);
+		read_full(c.out, &pid, sizeof pid);
+		search(pid, h->control, &t);
 		unsigned long loose = 0, secret = 0;
 		bool unlocked = keeps && strchr("ist", stage);
 		for (size_t i = 0; i < pattern_count; i++) {
@@ -440,9 +477,11 @@ static bool scan_control(const struct handed *h)
 	struct child c = start("control", number);
 	write_full(c.in, all, n);
 	scenario = "control";
+	pid_t pid;
 	read_full(c.out, &stage, 1);
+	read_full(c.out, &pid, sizeof pid);
 	puts("  planted in a host:");
-	search(c.pid, h->control, &t);
+	search(pid, h->control, &t);
 	for (size_t i = 0; i < pattern_count; i++)
 		if (t.found[i] < 2) {
 			printf("    %s: planted, but not found\n", patterns[i].name);

@@ -1,7 +1,6 @@
 package p11tool
 
 import (
-	"crypto/ed25519"
 	"net"
 	"os"
 	"path/filepath"
@@ -259,24 +258,6 @@ func TestTrafficUnlocked(t *testing.T) {
 		}
 		if sent := p.proxy.take(); len(sent) != 0 {
 			t.Errorf("signatures with an unlocked key sent %v", sent)
-		}
-	})
-}
-
-// TestAutoLock has a key lock itself again.
-func TestAutoLock(t *testing.T) {
-	isolated(t, setup{proxy: true, exclusive: true, autoLock: 1}, func(t *testing.T, p *place) {
-		c := newToken(t)
-		pub, priv := c.generate("key", true)
-		key, err := point(c.Ctx, c.s, pub)
-		ok(t, "public key", err)
-		for _, wait := range []time.Duration{0, 2500 * time.Millisecond, 2500 * time.Millisecond} {
-			time.Sleep(wait)
-			p.proxy.take()
-			ok(t, "sign", signChecked(c.Ctx, c.s, priv, ed25519.PublicKey(key), []byte("m")))
-			if sent := p.proxy.take(); wait > 0 && sent.count(ccUnseal) != 1 {
-				t.Errorf("%v after the last signature the next one sent %v", wait, sent)
-			}
 		}
 	})
 }
