@@ -232,7 +232,8 @@ func (p *parser) autoLock(to *time.Duration, from *int64, path ...string) {
 	*to = time.Duration(*from) * time.Second
 }
 
-// line finds where a key is set, or the nearest of the tables around it.
+// line finds where a key is set or a table begins, or the nearest of the tables
+// around it.
 func (p *parser) line(path ...string) int {
 	var ast unstable.Parser
 	ast.Reset(p.data)
@@ -257,7 +258,7 @@ func (p *parser) line(path ...string) int {
 		default:
 			continue
 		}
-		if n := len(key); n > depth && n <= len(path) && slices.Equal(key, path[:n]) {
+		if n := min(len(key), len(path)); n > depth && slices.Equal(key[:n], path[:n]) {
 			line, depth = at, n
 		}
 	}

@@ -71,6 +71,7 @@ func TestErrorsNameTheLine(t *testing.T) {
 		"[token.a]\nslot = 1\n[token.b]\nhide = true\nslot = 1":         "f:5: token.b.slot: slot 1 is that of token \"a\"",
 		"[token.b]\nslot = 1\n[token.a]\nslot = 1":                      "f:4: token.a.slot: slot 1 is that of token \"b\"",
 		"[token]\nb.slot = 1\na.slot = 1":                               "f:3: token.a.slot: slot 1",
+		"token = {b = {slot = 1}, a = {slot = 1}}":                      "f:1: token.b.slot: slot 1 is that of token \"a\"",
 		"[token]\nb = {slot = 1}\na = {slot = 1}":                       "f:3: token.a.slot: slot 1",
 		"[token.a]\nauto_lock_timeout_secs = 86401":                     "f:2: token.a.auto_lock",
 		"auto_lock_timeout_secs = 1\n[token.a]\nec_point_encoding=\"\"": "f:3: token.a.ec_point_encoding",

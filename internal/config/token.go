@@ -60,7 +60,8 @@ func (p *parser) tokens(c *Config, tables map[string]tokenTable) {
 	}
 	slots := map[uint32]string{}
 	c.Tokens = map[string]Token{}
-	for _, label := range slices.SortedFunc(maps.Keys(tables), func(a, b string) int { return cmp.Compare(lines[a], lines[b]) }) {
+	inOrder := func(a, b string) int { return cmp.Or(cmp.Compare(lines[a], lines[b]), cmp.Compare(a, b)) }
+	for _, label := range slices.SortedFunc(maps.Keys(tables), inOrder) {
 		f := tables[label]
 		path := func(key string) []string { return []string{"token", label, key} }
 		p.checkAt(label != "" && len(label) <= sealstore.MaxLabel && strings.TrimRight(label, " ") == label,
