@@ -1,12 +1,15 @@
 package tpm_test
 
 import (
+	"bytes"
 	"encoding/binary"
 	"errors"
 	"io"
+	"log/slog"
 	"net"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -266,5 +269,66 @@ func TestRelease(t *testing.T) {
 	wg.Wait()
 	if left := handles(t, s); len(left) != 0 {
 		t.Errorf("left in the TPM after the operation: %x", left)
+	}
+}
+
+// code makes an answer that is nothing but a response code.
+func code(rc uint32) []byte {
+	return binary.BigEndian.AppendUint32([]byte{0x80, 0x01, 0, 0, 0, 10}, rc)
+}
+
+// A TPM that asks for it gets a command again, and not for ever.
+func TestRepeatedCommands(t *testing.T) {
+	t.Parallel()
+	s := swtpmtest.Start(t)
+	h := startHiccups(t, s)
+	d := open(t, h.device+",exclusive")
+	p, data := parent(t, d), secret()
+	b := seal(t, d, p, data, auth, false)
+	wantSecret(t, d, p, b, auth, data)
+	for _, rc := range []uint32{0x922, 0x908, 0x90A, 0x920} { // RETRY, YIELDED, TESTING, NV_RATE
+		left := 4
+		h.decide(func(c tpm2.TPMCC, answer []byte) []byte {
+			if c == tpm2.TPMCCGetRandom && left > 0 {
+				left--
+				return code(rc)
+			}
+			return answer
+		})
+		if err := d.Random(make([]byte, 8)); err != nil || left != 0 {
+			t.Errorf("%#x: %v, %d answers left", rc, err, left)
+		}
+	}
+	h.decide(func(tpm2.TPMCC, []byte) []byte { return code(0x90A) })
+	if err := d.Random(make([]byte, 8)); !errors.Is(err, sealstore.ErrUnavailable) || !strings.Contains(err.Error(), "the TPM asked for 10s to repeat the command (0x90a)") {
+		t.Errorf("a TPM that tests itself for ever: %v", err)
+	}
+	h.decide(nil)
+	wantSecret(t, d, p, b, auth, data)
+}
+
+// That unsealing is slow is said once, with what helps.
+func TestSlowUnseal(t *testing.T) {
+	t.Parallel()
+	s := swtpmtest.Start(t)
+	h := startHiccups(t, s)
+	var log bytes.Buffer
+	d, err := tpm.New(tpm.Config{Device: h.device, KeyHandle: handle, Log: slog.New(slog.NewTextHandler(&log, nil))})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer d.Close()
+	p, data := parent(t, d), secret()
+	b := seal(t, d, p, data, auth, false)
+	wantSecret(t, d, p, b, auth, data)
+	if strings.Contains(log.String(), "slow") {
+		t.Errorf("logged: %s", &log)
+	}
+	for range 2 {
+		h.decide(once(tpm2.TPMCCUnseal, func(answer []byte) []byte { time.Sleep(1100 * time.Millisecond); return answer }))
+		wantSecret(t, d, p, b, auth, data)
+	}
+	if n := strings.Count(log.String(), "auto_lock_timeout_secs"); n != 1 || !strings.Contains(log.String(), "took=1.") {
+		t.Errorf("said %d times: %s", n, &log)
 	}
 }
