@@ -20,7 +20,8 @@ type liveKey struct {
 	mu   sync.RWMutex
 	key  *eddsa.Key // nil once wiped
 	idle *time.Timer
-	used time.Time // guarded by keyring.mu
+	used time.Time // guarded by keyring.mu, as is
+	seen time.Time // when the object was seen on disk
 }
 
 func newLiveKey(seed []byte) (*liveKey, error) {
@@ -74,6 +75,7 @@ func (r *keyring) keep(id sealstore.ID, k *liveKey, idle time.Duration, epoch in
 		r.keys = map[sealstore.ID]*liveKey{}
 	}
 	k.used = time.Now()
+	k.seen = k.used
 	r.keys[id] = k
 	k.idle = time.AfterFunc(idle, func() { r.expire(id, k, idle) })
 	r.mu.Unlock()
@@ -96,15 +98,22 @@ func (r *keyring) expire(id sealstore.ID, k *liveKey, idle time.Duration) {
 	k.destroy()
 }
 
-// get finds an unlocked key and counts it as used now.
-func (r *keyring) get(id sealstore.ID) *liveKey {
+// lookAgain is how long a key may be used without a look at whether another
+// process has removed it, or made the token anew.
+const lookAgain = time.Second
+
+// get finds an unlocked key and counts it as used now. look asks the caller to
+// find out whether its object is still there.
+func (r *keyring) get(id sealstore.ID) (k *liveKey, look bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	k := r.keys[id]
-	if k != nil {
+	if k = r.keys[id]; k != nil {
 		k.used = time.Now()
+		if look = k.used.Sub(k.seen) > lookAgain; look {
+			k.seen = k.used
+		}
 	}
-	return k
+	return k, look
 }
 
 func (r *keyring) forget(id sealstore.ID) {
@@ -192,7 +201,11 @@ func (l *library) unlock(s *slot, o *object) (*liveKey, error) {
 func (l *library) signWith(s *slot, o *object, sig []byte, p eddsa.Params, msg []byte) error {
 	k := o.live
 	if k == nil {
-		k = s.keys.get(o.id)
+		var look bool
+		if k, look = s.keys.get(o.id); look && !s.token.Has(o.id) {
+			s.keys.forget(o.id)
+			k = nil
+		}
 	}
 	if k != nil {
 		k.mu.RLock()

@@ -256,6 +256,12 @@ func (v *view) find(id ID, reread bool) (*entry, error) {
 	return e, nil
 }
 
+// Has tells whether an object's file is there, without reading it.
+func (t *Token) Has(id ID) bool {
+	var st unix.Stat_t
+	return unix.Lstat(filepath.Join(t.path, objectsName, idName(id)), &st) == nil
+}
+
 // CreateObject stores an object. A secret, of 1 to 128 bytes, gets a seal of
 // its own.
 func (t *Token) CreateObject(private bool, body, secret []byte) (Object, error) {

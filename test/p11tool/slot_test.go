@@ -5,6 +5,7 @@ import (
 	"path/filepath"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/miekg/pkcs11"
 	"golang.org/x/sys/unix"
@@ -100,11 +101,19 @@ func TestNoDescriptorsLeft(t *testing.T) {
 // TestReinitialisedElsewhere: when another process makes the token anew, the
 // login is over, and a new one is possible.
 func TestReinitialisedElsewhere(t *testing.T) {
-	isolated(t, setup{}, func(t *testing.T, p *place) {
+	isolated(t, setup{autoLock: 3600}, func(t *testing.T, p *place) {
 		c := newToken(t)
 		_, priv := c.generate("key", true)
+		_, err := sign(c.Ctx, c.s, priv, []byte("m")) // unlocked from now on
+		ok(t, "sign", err)
 		runWorker(t, "reinit", "test token")
-		_, _, err := generate(c.Ctx, c.s, "another", true)
+		time.Sleep(1100 * time.Millisecond)
+		for range 2 {
+			if _, err := sign(c.Ctx, c.s, priv, []byte("m")); err == nil {
+				t.Error("an unlocked key of the old token signs")
+			}
+		}
+		_, _, err = generate(c.Ctx, c.s, "another", true)
 		want(t, "C_GenerateKeyPair", err, pkcs11.CKR_USER_NOT_LOGGED_IN)
 		info, err := c.GetSessionInfo(c.s)
 		ok(t, "C_GetSessionInfo", err)
