@@ -2,6 +2,8 @@ package main
 
 import (
 	"bytes"
+	"io/fs"
+	"os"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -70,4 +72,43 @@ func TestOthersTokens(t *testing.T) {
 			t.Errorf("%s: a control character reaches the terminal", c.args)
 		}
 	}
+}
+
+// Root may use another user's store, and is told why it cannot change it.
+func TestAnothersStore(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("giving files away needs root")
+	}
+	tpm := swtpmtest.Start(t)
+	dir := t.TempDir()
+	conf, store := filepath.Join(dir, "conf"), filepath.Join(dir, "store")
+	t.Setenv("ICN_P11_CONF", conf)
+	t.Setenv("A_PIN", "12345678")
+	if err := writeConf(conf, tpm.Device(), store); err != nil {
+		t.Fatal(err)
+	}
+	command := func(args string, status int, want string) {
+		t.Helper()
+		var out bytes.Buffer
+		if got := run(strings.Fields(args), &out, &out); got != status || !strings.Contains(out.String(), want) {
+			t.Errorf("%s: status %d, and not %q:\n%s", args, got, want, &out)
+		}
+	}
+	command("init --label theirs --pin-source env:A_PIN --so-pin-source env:A_PIN", exitOK, "did:icn:")
+	err := filepath.WalkDir(store, func(path string, _ fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		return os.Lchown(path, 65534, 65534)
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	command("list", exitOK, " ready")
+	command("doctor", exitOK, "ok    store: "+store+" belongs to nobody: tokens can be used, and changed by nobody alone")
+	command("pin theirs", exitFailed, "the store cannot be written by root: it belongs to nobody, who could not use what root makes there: run this as nobody")
+	if err := os.Lchown(filepath.Join(store, "lock"), 0, 0); err != nil {
+		t.Fatal(err)
+	}
+	command("doctor", exitFailed, "belongs to another user than nobody, who has the store: "+filepath.Join(store, "lock"))
 }
