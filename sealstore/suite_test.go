@@ -4,6 +4,7 @@ import (
 	"crypto/rand"
 	"encoding/hex"
 	"fmt"
+	"os"
 	"strings"
 	"sync"
 	"testing"
@@ -39,7 +40,16 @@ func memoryDevice(*testing.T) string {
 	return "mem:" + hex.EncodeToString(key[:])
 }
 
-func TestMain(m *testing.M) { sealtest.Main(m, openDevice) }
+func TestMain(m *testing.M) {
+	if op, dir, ok := strings.Cut(os.Getenv(faultVariable), "\n"); ok {
+		if err := faultChild(op, dir); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		os.Exit(0)
+	}
+	sealtest.Main(m, openDevice)
+}
 
 func TestMemory(t *testing.T) {
 	// Every Sealer is a device of its own, also of those with the same key.
