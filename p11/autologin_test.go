@@ -68,6 +68,7 @@ func TestFalseNoPIN(t *testing.T) {
 	at := 7 + 1 + 8 + 4 + 8 + 32 // the name of the storage root key (docs/format.md)
 	skip := func() { at += 2 + int(data[at])<<8 + int(data[at+1]) }
 	skip()
+	skip() // and that of the endorsement key
 	at += kdf
 	skip()
 	skip()

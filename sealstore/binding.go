@@ -3,7 +3,6 @@ package sealstore
 import (
 	"bytes"
 	"crypto/subtle"
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"path/filepath"
@@ -81,8 +80,7 @@ func appendBinding(b []byte, x *Binding) []byte {
 			b = append(b, v...)
 		}
 		b = appendSized(b, a.Signature)
-		b = binary.BigEndian.AppendUint16(b, uint16(len(a.Ticket)))
-		b = append(b, a.Ticket...)
+		b = appendSized(b, a.Ticket)
 	}
 	return b
 }
@@ -127,13 +125,7 @@ func (d *decoder) binding() *Binding {
 			a.Values = append(a.Values, d.take(size))
 		}
 		a.Signature = d.sized(maxSignature)
-		if n := d.take(2); n != nil {
-			if k := int(binary.BigEndian.Uint16(n)); k > maxTicket {
-				d.fail("a ticket of %d bytes", k)
-			} else {
-				a.Ticket = d.take(k)
-			}
-		}
+		a.Ticket = d.optional(maxTicket)
 		x.Approvals = append(x.Approvals, a)
 	}
 	if d.err != nil {

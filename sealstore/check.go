@@ -1,6 +1,7 @@
 package sealstore
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"path/filepath"
@@ -106,14 +107,21 @@ func (t *Token) Check() ([]Damage, error) {
 	return all, nil
 }
 
-// parentDamage finds out whether ErrParent only means that the record of the
-// storage root key is damaged: under the key that is there, the seals load.
+// parentDamage finds out what ErrParent means: that the record of the storage
+// root key is damaged, since under the key that is there, the seals load; that
+// the TPM was cleared; or that it is another one.
 func (s *Store) parentDamage(f *tokenFile, err error) error {
 	if !errors.Is(err, ErrParent) {
 		return err
 	}
 	if now, e := s.sealer.Parent(); e == nil && s.sealer.TryLoad(now, f.Public) == nil {
 		return fmt.Errorf("%w: the Name of the storage root key is not the one that the seals are under", ErrIntegrity)
+	}
+	if now, e := s.sealer.Device(); e == nil && len(f.Device) > 0 {
+		if bytes.Equal(now, f.Device) {
+			return fmt.Errorf("%w: this TPM was cleared since", err)
+		}
+		return fmt.Errorf("%w: this is another TPM", err)
 	}
 	return err
 }

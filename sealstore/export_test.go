@@ -1,6 +1,7 @@
 package sealstore
 
 import (
+	"bytes"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -28,4 +29,45 @@ func MaskedSecrets(t *Token) (root, public []byte) {
 		return m
 	}
 	return mask(t.root), mask(t.public)
+}
+
+// BusSecrets gives everything that must never pass in the clear between the
+// store and the device: what a login of the SO knows, and what follows from
+// PINs.
+func BusSecrets(t *Token, soPIN, userPIN []byte) map[string][]byte {
+	f, _, err := readToken(t.path, t.serial)
+	if err != nil {
+		panic(err)
+	}
+	root, err := t.openRoot(f, SO, soPIN)
+	if err != nil {
+		panic(err)
+	}
+	defer root.destroy()
+	public, err := t.unsealRing(f, f.Public, nil, false)
+	if err != nil {
+		panic(err)
+	}
+	defer public.destroy()
+	out := map[string][]byte{
+		"root secret": root.secret(), "approver secret": root.approver(), "private seal auth": root.auth(),
+		"private body key": root.bodyKey(), "MAC key": root.macKey(),
+		"public secret": public.secret(), "public seal auth": public.auth(), "public body key": public.bodyKey(),
+	}
+	for what, s := range map[string]struct {
+		r   Role
+		k   kdf
+		pin []byte
+	}{"SO auth": {SO, f.SO.KDF, soPIN}, "user auth": {User, f.User.KDF, userPIN}} {
+		auth, err := pinAuth(s.r, s.k, s.pin)
+		if err != nil {
+			panic(err)
+		}
+		defer auth.Destroy()
+		out[what] = auth.Bytes()
+	}
+	for what, v := range out {
+		out[what] = bytes.Clone(v)
+	}
+	return out
 }

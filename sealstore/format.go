@@ -28,7 +28,7 @@ const (
 	// maxCreated is the end of the year 9999, beyond which a date cannot be shown.
 	maxCreated = 253402300799
 
-	maxTokenFile = 7 + 1 + serialSize + 4 + 8 + MaxLabel + 2 + maxName + 1 +
+	maxTokenFile = 7 + 1 + serialSize + 4 + 8 + MaxLabel + 2*(2+maxName) + 1 +
 		2*(saltSize+9) + 6*(2+maxBlobPart) + maxBinding + macSize
 	maxObjectFile = 7 + 1 + 1 + 16 + serialSize + 2*(2+maxBlobPart) + 4 + nonceSize + MaxBody + overhead
 )
@@ -77,6 +77,7 @@ type tokenFile struct {
 	Created uint64 // seconds since 1970
 	Label   [MaxLabel]byte
 	Parent  []byte // Name of the storage root key
+	Device  []byte // Name of the device's endorsement key; empty: not known
 	SO      pinSeal
 	User    *pinSeal // nil: no user PIN
 	Public  Blob     // seal of the public secret, without a PIN
@@ -115,6 +116,7 @@ func (f *tokenFile) authenticated() []byte {
 	b = binary.BigEndian.AppendUint64(b, f.Created)
 	b = append(b, f.Label[:]...)
 	b = appendSized(b, f.Parent)
+	b = appendSized(b, f.Device)
 	b = appendPINSeal(b, f.SO)
 	switch {
 	case f.User == nil:
@@ -147,6 +149,7 @@ func decodeToken(p []byte) (*tokenFile, error) {
 		d.fail("label is not UTF-8")
 	}
 	f.Parent = d.sized(maxName)
+	f.Device = d.optional(maxName)
 	f.SO = d.pinSeal()
 	if kind := d.take(1); kind != nil {
 		switch kind[0] {
@@ -329,6 +332,15 @@ func (d *decoder) sized(limit int) []byte {
 		return nil
 	}
 	return d.take(n)
+}
+
+// optional is sized for a field that may be empty.
+func (d *decoder) optional(limit int) []byte {
+	if len(d.rest) >= 2 && d.rest[0] == 0 && d.rest[1] == 0 {
+		d.take(2)
+		return nil
+	}
+	return d.sized(limit)
 }
 
 func (d *decoder) blob() Blob {

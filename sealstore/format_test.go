@@ -19,6 +19,7 @@ func samples() (tokens []*tokenFile, objects []*objectFile) {
 	}
 	f.Label, _ = padLabel("Zoë")
 	g := *f
+	g.Device = append([]byte{0, 11}, bytes.Repeat([]byte{0xbb}, 32)...)
 	g.User = &pinSeal{KDF: kdf{Salt: [16]byte{9}, Memory: minKDFMemory, Passes: maxKDFPasses, Lanes: maxKDFLanes},
 		Blob: Blob{Public: []byte("user public"), Private: bytes.Repeat([]byte{7}, maxBlobPart)}}
 	h := g
@@ -89,7 +90,7 @@ func TestFormatBounds(t *testing.T) {
 		t.Errorf("the largest object has %d bytes, not %d", n, maxObjectFile)
 	}
 	full := *tokens[1]
-	full.Parent = make([]byte, maxName)
+	full.Parent, full.Device = make([]byte, maxName), make([]byte, maxName)
 	full.SO.Blob, full.User.Blob, full.Public = largest.Seal, largest.Seal, largest.Seal
 	full.Binding = &Binding{Bank: "sha512", Approver: make([]byte, maxApprover)}
 	for n := range pcrCount {

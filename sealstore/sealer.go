@@ -71,6 +71,10 @@ type Sealer interface {
 	// algorithm identifier of SHA-256 and a digest (Part 1, 16).
 	Parent() (name []byte, err error)
 
+	// Device returns a name of the device that outlives TPM2_Clear, at most 68
+	// bytes: that of the endorsement key. It may be refused.
+	Device() (name []byte, err error)
+
 	// Seal seals 1 to 128 bytes. auth is empty or 32 ASCII characters.
 	Seal(parent []byte, secret, auth []byte, o SealOptions) (Blob, error)
 

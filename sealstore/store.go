@@ -376,6 +376,11 @@ func (s *Store) initialise(f *tokenFile, soPIN []byte, spec *BindingSpec, noPIN 
 	if len(f.Parent) == 0 || len(f.Parent) > maxName {
 		return fmt.Errorf("%w: a Name of %d bytes", ErrParent, len(f.Parent))
 	}
+	if f.Device, err = s.sealer.Device(); err != nil {
+		// It only serves to say, later, which TPM is the wrong one.
+		s.log.Info("the TPM's endorsement key is not known", "error", err)
+		f.Device = nil
+	}
 	f.User = nil
 	root, err := newSecret(s.sealer, true)
 	if err != nil {

@@ -4,11 +4,8 @@ import (
 	"bytes"
 	"encoding/binary"
 	"errors"
-	"io"
 	"log/slog"
-	"net"
 	"os"
-	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
@@ -21,120 +18,13 @@ import (
 	"github.com/InterCooperative-Network/icn-p11/tpm"
 )
 
-// hiccups is a proxy that has a function decide about each answer.
-type hiccups struct {
-	device string
-	mu     sync.Mutex
-	f      func(code tpm2.TPMCC, answer []byte) []byte
-	log    []tpm2.TPMCC
-}
-
-// decide sets the function; nil lets all answers through. One that returns nil
-// breaks the connection.
-func (h *hiccups) decide(f func(code tpm2.TPMCC, answer []byte) []byte) {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	h.f, h.log = f, nil
-}
-
-// sent lists the commands since decide.
-func (h *hiccups) sent(code tpm2.TPMCC) (n int) {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	for _, c := range h.log {
-		if c == code {
-			n++
-		}
-	}
-	return n
-}
-
-func startHiccups(t *testing.T, s *swtpmtest.TPM) *hiccups {
-	t.Helper()
-	path := filepath.Join(t.TempDir(), "h")
-	l, err := net.Listen("unix", path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	h := &hiccups{device: "swtpm:path=" + path}
-	var wg sync.WaitGroup
-	t.Cleanup(func() { l.Close(); wg.Wait() })
-	wg.Go(func() {
-		for {
-			c, err := l.Accept()
-			if err != nil {
-				return
-			}
-			up, err := net.Dial("unix", s.Path())
-			if err == nil {
-				h.serve(c, up)
-				up.Close()
-			}
-			c.Close()
-		}
-	})
-	return h
-}
-
-func frame(r io.Reader) ([]byte, error) {
-	head := make([]byte, 10)
-	if _, err := io.ReadFull(r, head); err != nil {
-		return nil, err
-	}
-	all := make([]byte, binary.BigEndian.Uint32(head[2:]))
-	copy(all, head)
-	_, err := io.ReadFull(r, all[10:])
-	return all, err
-}
-
-func (h *hiccups) serve(c, up net.Conn) {
-	for {
-		command, err := frame(c)
-		if err != nil {
-			return
-		}
-		if _, err := up.Write(command); err != nil {
-			return
-		}
-		answer, err := frame(up)
-		if err != nil {
-			return
-		}
-		code := tpm2.TPMCC(binary.BigEndian.Uint32(command[6:]))
-		h.mu.Lock()
-		f := h.f
-		h.log = append(h.log, code)
-		h.mu.Unlock()
-		if f != nil {
-			if answer = f(code, answer); answer == nil {
-				return
-			}
-		}
-		if _, err := c.Write(answer); err != nil {
-			return
-		}
-	}
-}
-
-// once applies f to the first answer to a command.
-func once(want tpm2.TPMCC, f func(answer []byte) []byte) func(tpm2.TPMCC, []byte) []byte {
-	done := false
-	return func(code tpm2.TPMCC, answer []byte) []byte {
-		if code != want || done {
-			return answer
-		}
-		done = true
-		return f(answer)
-	}
-}
-
 // An answer that comes after we stopped waiting for it is not taken for that
 // of a later command.
 func TestLateAnswer(t *testing.T) {
 	for _, late := range []tpm2.TPMCC{tpm2.TPMCCPolicyAuthorize, tpm2.TPMCCPolicyPCR, tpm2.TPMCCUnseal} {
 		s := swtpmtest.Start(t)
-		h := startHiccups(t, s)
-		d, err := tpm.New(tpm.Config{Device: h.device + ",exclusive", KeyHandle: handle, Timeout: 300 * time.Millisecond})
+		h := swtpmtest.StartProxy(t, s)
+		d, err := tpm.New(tpm.Config{Device: h.Device() + ",exclusive", KeyHandle: handle, Timeout: 300 * time.Millisecond})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -143,7 +33,7 @@ func TestLateAnswer(t *testing.T) {
 		b := bind(t, d, secret())
 		blob := bound(t, d, p, data, b)
 		wantSecret(t, d, p, blob, auth, data)
-		h.decide(once(late, func(answer []byte) []byte {
+		h.Decide(swtpmtest.Once(late, func(answer []byte) []byte {
 			time.Sleep(500 * time.Millisecond)
 			return answer
 		}))
@@ -167,8 +57,8 @@ func TestLateAnswer(t *testing.T) {
 func TestPINIsTriedOnce(t *testing.T) {
 	for _, mode := range []string{"", ",exclusive"} {
 		s := swtpmtest.Start(t)
-		h := startHiccups(t, s)
-		d := open(t, h.device+mode)
+		h := swtpmtest.StartProxy(t, s)
+		d := open(t, h.Device()+mode)
 		p, data := parent(t, d), secret()
 		pin, key := seal(t, d, p, data, auth, true), seal(t, d, p, data, auth, false)
 		counter := func() uint32 {
@@ -182,37 +72,37 @@ func TestPINIsTriedOnce(t *testing.T) {
 		hangUp := func([]byte) []byte { return nil }
 		wantSecret(t, d, p, pin, auth, data) // the first use is answered by RETRY
 
-		h.decide(once(tpm2.TPMCCUnseal, hangUp))
+		h.Decide(swtpmtest.Once(tpm2.TPMCCUnseal, hangUp))
 		if _, err := unseal(d, p, pin, wrong); !errors.Is(err, sealstore.ErrUnavailable) {
 			t.Errorf("unsealing with a PIN: %v", err)
 		}
-		if n := h.sent(tpm2.TPMCCUnseal); n != 1 || counter() != 1 {
+		if n := h.Count(tpm2.TPMCCUnseal); n != 1 || counter() != 1 {
 			t.Errorf("a wrong PIN was tried %d times, %d were counted", n, counter())
 		}
-		h.decide(once(tpm2.TPMCCObjectChangeAuth, hangUp))
+		h.Decide(swtpmtest.Once(tpm2.TPMCCObjectChangeAuth, hangUp))
 		if _, err := d.ChangeAuth(p, pin, wrong, auth); !errors.Is(err, sealstore.ErrUnavailable) {
 			t.Errorf("changing a PIN: %v", err)
 		}
-		if n := h.sent(tpm2.TPMCCObjectChangeAuth); n != 1 || counter() != 2 {
+		if n := h.Count(tpm2.TPMCCObjectChangeAuth); n != 1 || counter() != 2 {
 			t.Errorf("a wrong PIN was tried %d times for another, %d were counted", n, counter())
 		}
 		// Where nothing is counted, and nothing was changed, it is repeated.
 		for _, code := range []tpm2.TPMCC{tpm2.TPMCCUnseal, tpm2.TPMCCStartAuthSession, tpm2.TPMCCLoad} {
 			d.Release()
-			h.decide(once(code, hangUp))
+			h.Decide(swtpmtest.Once(code, hangUp))
 			wantSecret(t, d, p, key, auth, data)
 		}
 		for _, code := range []tpm2.TPMCC{tpm2.TPMCCStartAuthSession, tpm2.TPMCCLoad} {
 			d.Release()
-			h.decide(once(code, hangUp))
+			h.Decide(swtpmtest.Once(code, hangUp))
 			wantSecret(t, d, p, pin, auth, data)
 		}
 		// A PIN is in no session that is kept.
 		d.Release()
 		wantSecret(t, d, p, pin, auth, data)
-		h.decide(nil)
+		h.Decide(nil)
 		wantSecret(t, d, p, pin, auth, data)
-		if n := h.sent(tpm2.TPMCCStartAuthSession); n != 1 {
+		if n := h.Count(tpm2.TPMCCStartAuthSession); n != 1 {
 			t.Errorf("%d sessions were started for a second login", n)
 		}
 	}
@@ -245,8 +135,8 @@ func descriptors(t *testing.T) int {
 // Release leaves nothing behind, and does not wait for a TPM that is busy.
 func TestRelease(t *testing.T) {
 	s := swtpmtest.Start(t)
-	h := startHiccups(t, s)
-	d := open(t, h.device+",exclusive")
+	h := swtpmtest.StartProxy(t, s)
+	d := open(t, h.Device()+",exclusive")
 	p, data := parent(t, d), secret()
 	b := seal(t, d, p, data, auth, false)
 	wantSecret(t, d, p, b, auth, data)
@@ -256,7 +146,7 @@ func TestRelease(t *testing.T) {
 	}
 	wantSecret(t, d, p, b, auth, data)
 	running, goOn := make(chan bool), make(chan bool)
-	h.decide(once(tpm2.TPMCCUnseal, func(answer []byte) []byte {
+	h.Decide(swtpmtest.Once(tpm2.TPMCCUnseal, func(answer []byte) []byte {
 		running <- true
 		<-goOn
 		return answer
@@ -281,14 +171,14 @@ func code(rc uint32) []byte {
 func TestRepeatedCommands(t *testing.T) {
 	t.Parallel()
 	s := swtpmtest.Start(t)
-	h := startHiccups(t, s)
-	d := open(t, h.device+",exclusive")
+	h := swtpmtest.StartProxy(t, s)
+	d := open(t, h.Device()+",exclusive")
 	p, data := parent(t, d), secret()
 	b := seal(t, d, p, data, auth, false)
 	wantSecret(t, d, p, b, auth, data)
 	for _, rc := range []uint32{0x922, 0x908, 0x90A, 0x920} { // RETRY, YIELDED, TESTING, NV_RATE
 		left := 4
-		h.decide(func(c tpm2.TPMCC, answer []byte) []byte {
+		h.Decide(func(c tpm2.TPMCC, answer []byte) []byte {
 			if c == tpm2.TPMCCGetRandom && left > 0 {
 				left--
 				return code(rc)
@@ -299,11 +189,11 @@ func TestRepeatedCommands(t *testing.T) {
 			t.Errorf("%#x: %v, %d answers left", rc, err, left)
 		}
 	}
-	h.decide(func(tpm2.TPMCC, []byte) []byte { return code(0x90A) })
+	h.Decide(func(tpm2.TPMCC, []byte) []byte { return code(0x90A) })
 	if err := d.Random(make([]byte, 8)); !errors.Is(err, sealstore.ErrUnavailable) || !strings.Contains(err.Error(), "the TPM asked for 10s to repeat the command (0x90a)") {
 		t.Errorf("a TPM that tests itself for ever: %v", err)
 	}
-	h.decide(nil)
+	h.Decide(nil)
 	wantSecret(t, d, p, b, auth, data)
 }
 
@@ -311,9 +201,9 @@ func TestRepeatedCommands(t *testing.T) {
 func TestSlowUnseal(t *testing.T) {
 	t.Parallel()
 	s := swtpmtest.Start(t)
-	h := startHiccups(t, s)
+	h := swtpmtest.StartProxy(t, s)
 	var log bytes.Buffer
-	d, err := tpm.New(tpm.Config{Device: h.device, KeyHandle: handle, Log: slog.New(slog.NewTextHandler(&log, nil))})
+	d, err := tpm.New(tpm.Config{Device: h.Device(), KeyHandle: handle, Log: slog.New(slog.NewTextHandler(&log, nil))})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -325,7 +215,7 @@ func TestSlowUnseal(t *testing.T) {
 		t.Errorf("logged: %s", &log)
 	}
 	for range 2 {
-		h.decide(once(tpm2.TPMCCUnseal, func(answer []byte) []byte { time.Sleep(1100 * time.Millisecond); return answer }))
+		h.Decide(swtpmtest.Once(tpm2.TPMCCUnseal, func(answer []byte) []byte { time.Sleep(1100 * time.Millisecond); return answer }))
 		wantSecret(t, d, p, b, auth, data)
 	}
 	if n := strings.Count(log.String(), "auto_lock_timeout_secs"); n != 1 || !strings.Contains(log.String(), "took=1.") {

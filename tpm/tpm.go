@@ -391,7 +391,7 @@ func (t *TPM) root(parent []byte) (*rootKey, error) {
 	}
 	t.srk = &rootKey{handle: r.ObjectHandle, name: r.Name, public: *public, transient: true}
 	if parent != nil && !bytes.Equal(r.Name.Buffer, parent) {
-		return nil, fmt.Errorf("%w: its Name is %x, the token's is %x; the TPM was cleared or is another one",
+		return nil, fmt.Errorf("%w: its Name is %x, the token's is %x",
 			sealstore.ErrParent, r.Name.Buffer, parent)
 	}
 	return t.srk, nil
@@ -436,7 +436,7 @@ func checkName(public *tpm2.TPMTPublic, name tpm2.TPM2BName) error {
 		return err
 	}
 	if !bytes.Equal(n.Buffer, name.Buffer) {
-		return errors.New("the TPM's answer is inconsistent: the Name does not follow from the public area")
+		return fmt.Errorf("%w: its Name does not follow from its public area: somebody between the TPM and this machine has put another key in its place", sealstore.ErrParent)
 	}
 	return nil
 }
@@ -588,6 +588,28 @@ func (t *TPM) Parent() (name []byte, err error) {
 		if err == nil {
 			name = bytes.Clone(k.name.Buffer)
 		}
+		return err
+	})
+	return name, err
+}
+
+// Device implements sealstore.Sealer: the endorsement key is made of a seed
+// that stays when the TPM is cleared (Part 1, 14.3.4 and 24.6).
+func (t *TPM) Device() (name []byte, err error) {
+	err = t.do("reading the endorsement key", func() error {
+		r, err := tpm2.CreatePrimary{
+			PrimaryHandle: tpm2.TPMRHEndorsement,
+			InPublic:      tpm2.New2B(tpm2.ECCEKTemplate),
+		}.Execute(t.link)
+		if err != nil {
+			return fmt.Errorf("creating the endorsement key: %w", err)
+		}
+		t.flush(r.ObjectHandle)
+		public, err := r.OutPublic.Contents()
+		if err == nil {
+			err = checkName(public, r.Name)
+		}
+		name = r.Name.Buffer
 		return err
 	})
 	return name, err

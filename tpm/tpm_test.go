@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"crypto/rand"
 	"errors"
-	"io"
 	"net"
 	"os"
 	"path/filepath"
@@ -353,58 +352,11 @@ func TestManyAtOnce(t *testing.T) {
 	wg.Wait()
 }
 
-// proxy passes frames on to a TPM and keeps every byte.
-func proxy(t *testing.T, s *swtpmtest.TPM) (device string, seen func() []byte) {
-	t.Helper()
-	path := filepath.Join(t.TempDir(), "p")
-	l, err := net.Listen("unix", path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	var mu sync.Mutex
-	var all bytes.Buffer
-	keep := func(dst io.Writer, src io.Reader) {
-		buf := make([]byte, 4096)
-		for {
-			n, err := src.Read(buf)
-			mu.Lock()
-			all.Write(buf[:n])
-			mu.Unlock()
-			if _, werr := dst.Write(buf[:n]); err != nil || werr != nil {
-				return
-			}
-		}
-	}
-	go func() {
-		for {
-			c, err := l.Accept()
-			if err != nil {
-				return
-			}
-			up, err := net.Dial("unix", s.Path())
-			if err != nil {
-				c.Close()
-				continue
-			}
-			go keep(c, up)
-			keep(up, c)
-			up.Close()
-			c.Close()
-		}
-	}()
-	t.Cleanup(func() { l.Close() })
-	return "swtpm:path=" + path, func() []byte {
-		mu.Lock()
-		defer mu.Unlock()
-		return bytes.Clone(all.Bytes())
-	}
-}
-
 func TestNothingInClearOnTheBus(t *testing.T) {
 	s := swtpmtest.Start(t)
-	device, seen := proxy(t, s)
+	bus := swtpmtest.StartProxy(t, s)
 	for _, mode := range []string{"", ",exclusive"} {
-		d := open(t, device+mode)
+		d := open(t, bus.Device()+mode)
 		p, data := parent(t, d), secret()
 		b := seal(t, d, p, data, auth, true)
 		wantSecret(t, d, p, b, auth, data)
@@ -415,11 +367,11 @@ func TestNothingInClearOnTheBus(t *testing.T) {
 		}
 		d.Close()
 		for what, v := range map[string][]byte{"secret": data, "auth": auth, "new auth": wrong, "half the secret": data[:16]} {
-			if bytes.Contains(seen(), v) {
+			if bytes.Contains(bus.Seen(), v) {
 				t.Errorf("%s in clear on the bus", what)
 			}
 		}
-		if !bytes.Contains(seen(), b.Private) {
+		if !bytes.Contains(bus.Seen(), b.Private) {
 			t.Error("the recording does not even hold the sealed blob")
 		}
 	}

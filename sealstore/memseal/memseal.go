@@ -25,6 +25,7 @@ type Op string
 // The operations.
 const (
 	OpParent     Op = "Parent"
+	OpDevice     Op = "Device"
 	OpSeal       Op = "Seal"
 	OpUnseal     Op = "Unseal"
 	OpTryLoad    Op = "TryLoad"
@@ -48,6 +49,7 @@ type Sealer struct {
 	mu       sync.Mutex
 	aead     cipher.AEAD
 	parent   []byte
+	device   [32]byte
 	tries    uint32
 	pcrs     [24][32]byte
 	counts   map[Op]int
@@ -77,7 +79,7 @@ func WithKey(key [32]byte) *Sealer {
 		panic(err)
 	}
 	name := sha256.Sum256(append([]byte("memseal parent"), key[:]...))
-	return &Sealer{aead: aead, parent: append([]byte{0x00, 0x0b}, name[:]...), counts: map[Op]int{}}
+	return &Sealer{device: sha256.Sum256(append([]byte("memseal device"), key[:]...)), aead: aead, parent: append([]byte{0x00, 0x0b}, name[:]...), counts: map[Op]int{}}
 }
 
 // Fail has f decide about every operation from now on; nil lets all through.
@@ -147,6 +149,16 @@ func (s *Sealer) Parent() ([]byte, error) {
 		return nil, err
 	}
 	return bytes.Clone(s.parent), nil
+}
+
+// Device implements sealstore.Sealer.
+func (s *Sealer) Device() ([]byte, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if err := s.begin(OpDevice); err != nil {
+		return nil, err
+	}
+	return bytes.Clone(s.device[:]), nil
 }
 
 // Seal implements sealstore.Sealer.
