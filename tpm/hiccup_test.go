@@ -2,7 +2,6 @@ package tpm_test
 
 import (
 	"bytes"
-	"encoding/binary"
 	"errors"
 	"log/slog"
 	"os"
@@ -162,11 +161,6 @@ func TestRelease(t *testing.T) {
 	}
 }
 
-// code makes an answer that is nothing but a response code.
-func code(rc uint32) []byte {
-	return binary.BigEndian.AppendUint32([]byte{0x80, 0x01, 0, 0, 0, 10}, rc)
-}
-
 // A TPM that asks for it gets a command again, and not for ever.
 func TestRepeatedCommands(t *testing.T) {
 	t.Parallel()
@@ -181,7 +175,7 @@ func TestRepeatedCommands(t *testing.T) {
 		h.Decide(func(c tpm2.TPMCC, answer []byte) []byte {
 			if c == tpm2.TPMCCGetRandom && left > 0 {
 				left--
-				return code(rc)
+				return swtpmtest.Code(rc)
 			}
 			return answer
 		})
@@ -189,7 +183,7 @@ func TestRepeatedCommands(t *testing.T) {
 			t.Errorf("%#x: %v, %d answers left", rc, err, left)
 		}
 	}
-	h.Decide(func(tpm2.TPMCC, []byte) []byte { return code(0x90A) })
+	h.Decide(func(tpm2.TPMCC, []byte) []byte { return swtpmtest.Code(0x90A) })
 	if err := d.Random(make([]byte, 8)); !errors.Is(err, sealstore.ErrUnavailable) || !strings.Contains(err.Error(), "the TPM asked for 10s to repeat the command (0x90a)") {
 		t.Errorf("a TPM that tests itself for ever: %v", err)
 	}

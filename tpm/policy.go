@@ -112,6 +112,9 @@ func (t *TPM) readPCRs(bank string, pcrs []int) (values [][]byte, err error) {
 		if err != nil {
 			return nil, fmt.Errorf("reading PCR %d: %w", n, err)
 		}
+		if len(r.PCRSelectionOut.PCRSelections) == 0 {
+			return nil, errFrame
+		}
 		if len(r.PCRValues.Digests) != 1 || len(r.PCRValues.Digests[0].Buffer) != banks[bank].size {
 			return nil, fmt.Errorf("PCR %d has no value in the %s bank: choose another pcr_bank", n, bank)
 		}

@@ -23,6 +23,7 @@ import (
 
 	"github.com/google/go-tpm/tpm2"
 
+	"github.com/InterCooperative-Network/icn-p11/internal/advice"
 	"github.com/InterCooperative-Network/icn-p11/internal/secmem"
 	"github.com/InterCooperative-Network/icn-p11/sealstore"
 )
@@ -879,7 +880,11 @@ func (t *TPM) explain(op string, err error) error {
 		kind = sealstore.ErrAuth
 	case errors.Is(err, tpm2.TPMRCLockout):
 		kind = sealstore.ErrLockout
-	case errors.As(err, &lost), errors.Is(err, io.ErrUnexpectedEOF), errors.Is(err, errFrame):
+	case errors.As(err, &lost), errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF), errors.Is(err, errFrame):
+		// EOF is where an answer ends too early for go-tpm.
+		kind = sealstore.ErrUnavailable
+	case errors.Is(err, tpm2.TPMRCFailure):
+		err = advice.With(err, "the TPM has failed its self test: restart the machine")
 		kind = sealstore.ErrUnavailable
 	}
 	if kind == nil || errors.Is(err, kind) {

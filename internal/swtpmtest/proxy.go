@@ -18,6 +18,7 @@ type Proxy struct {
 	path string
 	mu   sync.Mutex
 	f    func(code tpm2.TPMCC, answer []byte) []byte
+	no   func(code tpm2.TPMCC) []byte
 	sent []tpm2.TPMCC
 	seen bytes.Buffer
 }
@@ -66,7 +67,15 @@ func (p *Proxy) Device() string { return "swtpm:path=" + p.path }
 func (p *Proxy) Decide(f func(code tpm2.TPMCC, answer []byte) []byte) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.f, p.sent = f, nil
+	p.f, p.no, p.sent = f, nil, nil
+}
+
+// Refuse sets what answers in the TPM's place, which does not see the command
+// then; where it returns nil, the TPM answers. Decide ends it.
+func (p *Proxy) Refuse(f func(code tpm2.TPMCC) []byte) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.f, p.no, p.sent = nil, f, nil
 }
 
 // Decided gives what Decide was given.
@@ -117,17 +126,24 @@ func (p *Proxy) serve(c, up net.Conn) {
 		if err != nil {
 			return
 		}
-		if _, err := up.Write(command); err != nil {
-			return
-		}
-		answer, err := frame(up)
-		if err != nil {
-			return
-		}
 		code := tpm2.TPMCC(binary.BigEndian.Uint32(command[6:]))
 		p.mu.Lock()
-		f := p.f
+		f, no := p.f, p.no
 		p.sent = append(p.sent, code)
+		p.mu.Unlock()
+		var answer []byte
+		if no != nil {
+			answer = no(code)
+		}
+		if answer == nil {
+			if _, err := up.Write(command); err != nil {
+				return
+			}
+			if answer, err = frame(up); err != nil {
+				return
+			}
+		}
+		p.mu.Lock()
 		p.seen.Write(command)
 		p.seen.Write(answer)
 		p.mu.Unlock()
@@ -140,6 +156,11 @@ func (p *Proxy) serve(c, up net.Conn) {
 			return
 		}
 	}
+}
+
+// Code makes an answer that is nothing but a response code.
+func Code(rc uint32) []byte {
+	return binary.BigEndian.AppendUint32([]byte{0x80, 0x01, 0, 0, 0, 10}, rc)
 }
 
 // Once applies f to the first answer to a command.
