@@ -40,13 +40,19 @@ func memoryDevice(*testing.T) string {
 	return "mem:" + hex.EncodeToString(key[:])
 }
 
+// players are what the test binary does as another process, by the variable
+// that holds its task.
+var players = map[string]func(task string) error{}
+
 func TestMain(m *testing.M) {
-	if op, dir, ok := strings.Cut(os.Getenv(faultVariable), "\n"); ok {
-		if err := faultChild(op, dir); err != nil {
-			fmt.Fprintln(os.Stderr, err)
-			os.Exit(1)
+	for variable, play := range players {
+		if task := os.Getenv(variable); task != "" {
+			if err := play(task); err != nil {
+				fmt.Fprintln(os.Stderr, err)
+				os.Exit(1)
+			}
+			os.Exit(0)
 		}
-		os.Exit(0)
 	}
 	sealtest.Main(m, openDevice)
 }
@@ -82,4 +88,16 @@ func TestMemory(t *testing.T) {
 		},
 		Kills: 12,
 	}.Run(t)
+}
+
+var (
+	newPIN = []byte("another pin 1234")
+	pcrs   = sealstore.BindingSpec{Bank: "sha256", PCRs: []int{0, 7}}
+)
+
+func check(t *testing.T, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
 }

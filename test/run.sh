@@ -25,6 +25,8 @@ step go vet ./...
 # nothing of the module either.
 mapfile -t packages < <(go list ./... | grep -v /test/p11tool)
 step go test -race -timeout 10m "${packages[@]}"
+# The race detector would take longer for these than it is worth.
+step go test -timeout 30m -run Faults ./p11 ./sealstore
 step go test -count=1 -timeout 10m ./test/p11tool
 for script in test/chost/*.sh test/clients/*.sh; do
     step "$script"
