@@ -249,7 +249,7 @@ func (l *library) fail(op string, serial string, err error) error {
 		rv, level = CKR_ATTRIBUTE_VALUE_INVALID, slog.LevelWarn
 	case errors.Is(err, sealstore.ErrPCR):
 		rv = CKR_FUNCTION_FAILED
-	case errors.Is(err, sealstore.ErrUnavailable), errors.Is(err, sealstore.ErrParent),
+	case errors.Is(err, sealstore.ErrUnavailable), errors.Is(err, sealstore.ErrParent), errors.Is(err, sealstore.ErrOwner),
 		errors.Is(err, sealstore.ErrBlob), errors.Is(err, sealstore.ErrIntegrity):
 		rv = CKR_DEVICE_ERROR
 	default:

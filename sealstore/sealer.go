@@ -59,8 +59,8 @@ type Lockout struct {
 // memseal.Sealer in memory.
 //
 // Errors are wrapped and carry their cause; these can be told apart with
-// errors.Is: ErrAuth, ErrLockout, ErrUnavailable, ErrParent, ErrBlob and ErrPCR. A
-// Sealer may be used by several goroutines at once.
+// errors.Is: ErrAuth, ErrLockout, ErrUnavailable, ErrParent, ErrOwner, ErrBlob
+// and ErrPCR. A Sealer may be used by several goroutines at once.
 //
 // parent is always the Name that was recorded when the token was created; an
 // operation fails with ErrParent if the storage root key has another Name now.
@@ -134,6 +134,9 @@ var (
 	ErrUnavailable = errors.New("the TPM cannot be reached")
 	// ErrParent: the storage root key is not the one the token was made under.
 	ErrParent = errors.New("the TPM's storage root key is not the one this token was sealed under")
+	// ErrOwner: the storage root key would have to be created, which takes the
+	// owner's password.
+	ErrOwner = errors.New("the owner hierarchy of the TPM has a password")
 	// ErrBlob: the TPM refuses the sealed blob, which is damaged.
 	ErrBlob = errors.New("damaged: the TPM refuses the sealed blob")
 )

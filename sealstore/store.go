@@ -63,6 +63,7 @@ type TokenInfo struct {
 	UserPIN bool // a user PIN is set
 	NoPIN   bool // it needs none
 	Created time.Time
+	Parent  []byte // Name of the storage root key that it is sealed under
 }
 
 // InitParams describes a token to create.
@@ -118,6 +119,7 @@ func (f *tokenFile) info() TokenInfo {
 		UserPIN: f.User != nil && !f.User.NoPIN,
 		NoPIN:   f.User != nil && f.User.NoPIN,
 		Created: time.Unix(int64(f.Created), 0).UTC(),
+		Parent:  f.Parent,
 	}
 }
 

@@ -251,6 +251,7 @@ const (
 	fullTPM
 	changedPCR
 	staleHandle
+	lockedRoot
 )
 
 // recover decides whether a second try can help, and prepares it.
@@ -276,6 +277,11 @@ func (t *TPM) recover(err error) trouble {
 	case errors.Is(err, tpm2.TPMRCPCRChanged):
 		// A PCR was extended while the policy was being satisfied.
 		return changedPCR
+	case errors.Is(err, errRootPassword):
+		t.unusable("has a password")
+		t.release()
+		t.persistent = &rootKey{}
+		return lockedRoot
 	case t.srk != nil && isStale(err):
 		// The TPM was restarted, or somebody flushed our handles.
 		t.release()
@@ -355,76 +361,84 @@ func (t *TPM) flushStale() {
 	}
 }
 
-// root finds the SRK whose Name is parent, or any with the right template
-// where parent is nil.
+// root finds the SRK whose Name is parent.
 func (t *TPM) root(parent []byte) (*rootKey, error) {
-	if t.srk != nil && (parent == nil || bytes.Equal(t.srk.name.Buffer, parent)) {
+	if t.srk != nil && bytes.Equal(t.srk.name.Buffer, parent) {
 		return t.srk, nil
 	}
 	if t.srk != nil {
 		t.release()
 	}
-	if t.persistent == nil {
-		k, err := t.readPersistent()
-		if err != nil {
-			return nil, err
-		}
-		t.persistent = k
-	}
-	if k := t.persistent; k.handle != 0 && (parent == nil || bytes.Equal(k.name.Buffer, parent)) {
-		t.srk = k
-		return k, nil
-	}
-	r, err := tpm2.CreatePrimary{
-		PrimaryHandle: tpm2.TPMRHOwner,
-		InPublic:      tpm2.New2B(tpm2.ECCSRKTemplate),
-	}.Execute(t.link)
+	p, err := t.readPersistent()
 	if err != nil {
-		return nil, fmt.Errorf("creating the storage root key: %w", err)
+		return nil, err
 	}
-	public, err := r.OutPublic.Contents()
-	if err == nil {
-		err = checkName(public, r.Name)
+	if p.handle != 0 && bytes.Equal(p.name.Buffer, parent) {
+		t.srk = p
+		return p, nil
+	}
+	k, err := t.derive(nil)
+	if errors.Is(err, sealstore.ErrOwner) && p.handle != 0 {
+		return nil, fmt.Errorf("the key at 0x%08x is not the token's, and: %w", t.cfg.KeyHandle, err)
 	}
 	if err != nil {
-		t.flush(r.ObjectHandle)
-		return nil, fmt.Errorf("creating the storage root key: %w", err)
+		return nil, err
 	}
-	t.srk = &rootKey{handle: r.ObjectHandle, name: r.Name, public: *public, transient: true}
-	if parent != nil && !bytes.Equal(r.Name.Buffer, parent) {
+	t.srk = k
+	if !bytes.Equal(k.name.Buffer, parent) {
 		return nil, fmt.Errorf("%w: its Name is %x, the token's is %x",
-			sealstore.ErrParent, r.Name.Buffer, parent)
+			sealstore.ErrParent, k.name.Buffer, parent)
 	}
 	return t.srk, nil
 }
 
-// readPersistent looks for an SRK at KeyHandle. A key of another template
-// there is somebody else's: it is left alone, and a result with handle 0 says
-// that there is none to use.
+// readPersistent looks for an SRK at KeyHandle, once until something shows
+// that it has changed. A key of another template there is somebody else's: it
+// is left alone, and a result with handle 0 says that there is none to use.
 func (t *TPM) readPersistent() (*rootKey, error) {
-	none := &rootKey{}
-	h := tpm2.TPMHandle(t.cfg.KeyHandle)
+	if t.persistent != nil {
+		return t.persistent, nil
+	}
+	k, err := t.readRoot()
+	if err != nil {
+		return nil, err
+	}
+	if k != nil && !isRootTemplate(&k.public) {
+		t.unusable("is not a storage root key of the template that is used here")
+		k = nil
+	}
+	if k == nil {
+		k = &rootKey{}
+	}
+	t.persistent = k
+	return k, nil
+}
+
+// unusable tells that the object at KeyHandle is of no use.
+func (t *TPM) unusable(why string) {
+	t.cfg.Log.Warn("the object at key_handle "+why+"; a storage root key is created for each use instead, which takes time: set key_handle to another handle",
+		"device", t.String(), "key_handle", fmt.Sprintf("0x%08x", t.cfg.KeyHandle))
+}
+
+// readRoot reads the object at KeyHandle; nil if there is none.
+func (t *TPM) readRoot() (*rootKey, error) {
+	h := t.keyHandle()
 	if h == 0 {
-		return none, nil
+		return nil, nil
 	}
 	r, err := tpm2.ReadPublic{ObjectHandle: h}.Execute(t.link)
 	if errors.Is(err, tpm2.TPMRCHandle) || errors.Is(err, tpm2.TPMRCValue) {
-		return none, nil
+		return nil, nil
+	}
+	var public *tpm2.TPMTPublic
+	if err == nil {
+		public, err = r.OutPublic.Contents()
+	}
+	if err == nil {
+		err = checkName(public, r.Name)
 	}
 	if err != nil {
-		return nil, fmt.Errorf("reading the key at 0x%08x: %w", uint32(h), err)
-	}
-	public, err := r.OutPublic.Contents()
-	if err != nil {
-		return nil, fmt.Errorf("reading the key at 0x%08x: %w", uint32(h), err)
-	}
-	if err := checkName(public, r.Name); err != nil {
-		return nil, fmt.Errorf("reading the key at 0x%08x: %w", uint32(h), err)
-	}
-	if !isRootTemplate(public) {
-		t.cfg.Log.Warn("the key at key_handle is not a storage root key; one is created for each use instead",
-			"device", t.String(), "key_handle", fmt.Sprintf("0x%08x", uint32(h)))
-		return none, nil
+		return nil, fmt.Errorf("reading the key at 0x%08x: %w", t.cfg.KeyHandle, err)
 	}
 	return &rootKey{handle: h, name: r.Name, public: *public}, nil
 }
@@ -483,7 +497,7 @@ func (t *TPM) load(parent []byte, b sealstore.Blob) (*rootKey, *loadedKey, error
 		InPrivate:    tpm2.TPM2BPrivate{Buffer: b.Private},
 		InPublic:     public,
 	}.Execute(t.link)
-	if err != nil {
+	if err = t.rootError(srk, err); err != nil {
 		var fmt1 tpm2.TPMFmt1Error
 		if errors.As(err, &fmt1) && !isStale(err) {
 			return nil, nil, fmt.Errorf("%w: %w", sealstore.ErrBlob, err)
@@ -500,7 +514,8 @@ type direction int
 const (
 	outOnly direction = iota // for commands whose first parameter is no buffer
 	inOut
-	policy // a policy session, for a bound seal; encrypts as outOnly does
+	policy      // a policy session, for a bound seal; encrypts as outOnly does
+	unencrypted // for commands without a buffer in either direction
 )
 
 // session gives a session salted to the SRK, with one authorisation value. A
@@ -525,9 +540,10 @@ func (t *TPM) session(srk *rootKey, auth []byte, dir direction) (*warmSession, e
 		copy(w.auth.Bytes(), auth)
 		opts = append(opts, tpm2.Auth(w.auth.Bytes()))
 	}
-	if dir == inOut {
+	switch dir {
+	case inOut:
 		opts = append(opts, tpm2.AESEncryption(128, tpm2.EncryptInOut))
-	} else {
+	case outOnly, policy:
 		opts = append(opts, tpm2.AESEncryption(128, tpm2.EncryptOut))
 	}
 	var err error
@@ -582,12 +598,25 @@ func checkAuth(auth []byte) error {
 	return nil
 }
 
-// Parent implements sealstore.Sealer.
+// Parent implements sealstore.Sealer. New tokens are sealed under the key that
+// this TPM creates, wherever it can tell which one that is.
 func (t *TPM) Parent() (name []byte, err error) {
 	err = t.do("reading the storage root key", func() error {
-		k, err := t.root(nil)
+		k, err := t.derive(nil)
 		if err == nil {
-			name = bytes.Clone(k.name.Buffer)
+			t.flush(k.handle)
+		}
+		if errors.Is(err, sealstore.ErrOwner) {
+			p, e := t.readPersistent()
+			if e != nil {
+				return e
+			}
+			if p.handle != 0 {
+				k, err = p, nil
+			}
+		}
+		if err == nil {
+			name = k.name.Buffer
 		}
 		return err
 	})
@@ -616,6 +645,18 @@ func (t *TPM) Device() (name []byte, err error) {
 	return name, err
 }
 
+// sealTemplate is that of a sealed object.
+func sealTemplate(dictionaryAttack bool) tpm2.TPMTPublic {
+	return tpm2.TPMTPublic{
+		Type:             tpm2.TPMAlgKeyedHash,
+		NameAlg:          tpm2.TPMAlgSHA256,
+		ObjectAttributes: tpm2.TPMAObject{FixedTPM: true, FixedParent: true, UserWithAuth: true, NoDA: !dictionaryAttack},
+		Parameters: tpm2.NewTPMUPublicParms(tpm2.TPMAlgKeyedHash, &tpm2.TPMSKeyedHashParms{
+			Scheme: tpm2.TPMTKeyedHashScheme{Scheme: tpm2.TPMAlgNull},
+		}),
+	}
+}
+
 // Seal implements sealstore.Sealer with TPM2_Create.
 func (t *TPM) Seal(parent []byte, secret, auth []byte, o sealstore.SealOptions) (b sealstore.Blob, err error) {
 	if err := checkAuth(auth); err != nil {
@@ -636,18 +677,11 @@ func (t *TPM) Seal(parent []byte, secret, auth []byte, o sealstore.SealOptions) 
 		}
 		b.Binding = o.Binding
 	}
-	public := tpm2.New2B(tpm2.TPMTPublic{
-		Type:    tpm2.TPMAlgKeyedHash,
-		NameAlg: tpm2.TPMAlgSHA256,
-		ObjectAttributes: tpm2.TPMAObject{
-			// UserWithAuth lets the authorisation value alone open the seal.
-			FixedTPM: true, FixedParent: true, UserWithAuth: o.Binding == nil, NoDA: !o.DictionaryAttack,
-		},
-		AuthPolicy: policy,
-		Parameters: tpm2.NewTPMUPublicParms(tpm2.TPMAlgKeyedHash, &tpm2.TPMSKeyedHashParms{
-			Scheme: tpm2.TPMTKeyedHashScheme{Scheme: tpm2.TPMAlgNull},
-		}),
-	})
+	template := sealTemplate(o.DictionaryAttack)
+	// UserWithAuth lets the authorisation value alone open the seal.
+	template.ObjectAttributes.UserWithAuth = o.Binding == nil
+	template.AuthPolicy = policy
+	public := tpm2.New2B(template)
 	err = t.do("sealing", func() error {
 		srk, err := t.root(parent)
 		if err != nil {
@@ -676,7 +710,7 @@ func (t *TPM) Seal(parent []byte, secret, auth []byte, o sealstore.SealOptions) 
 			code: tpm2.TPMCCCreate, handles: []tpm2.TPMHandle{srk.handle}, names: []tpm2.TPM2BName{srk.name},
 			params: w.buf[:w.n],
 		}, s, params.Bytes())
-		if err != nil {
+		if err = t.rootError(srk, err); err != nil {
 			return err
 		}
 		r := reader{out}
@@ -899,10 +933,7 @@ type Report struct {
 	Firmware        string
 	ResourceManager bool
 	Lockout         sealstore.Lockout
-	// PersistentSRK is true where key_handle holds a key of the right
-	// template; ForeignKey where it holds another.
-	PersistentSRK, ForeignKey bool
-	SRKName                   []byte
+	Root            RootState
 }
 
 // Check asks the TPM about itself.
@@ -912,7 +943,7 @@ func (t *TPM) Check() (Report, error) {
 	if r.Lockout, err = t.Lockout(); err != nil {
 		return r, err
 	}
-	if r.SRKName, err = t.Parent(); err != nil {
+	if r.Root, err = t.RootKey(nil); err != nil {
 		return r, err
 	}
 	err = t.do("reading properties", func() error {
@@ -924,9 +955,6 @@ func (t *TPM) Check() (Report, error) {
 		r.Manufacturer = string(bytes.Trim([]byte{byte(m >> 24), byte(m >> 16), byte(m >> 8), byte(m)}, " \x00"))
 		v := props[tpm2.TPMPTFirmwareVersion1]
 		r.Firmware = fmt.Sprintf("%d.%d", v>>16, v&0xffff)
-		_, err = tpm2.ReadPublic{ObjectHandle: tpm2.TPMHandle(t.cfg.KeyHandle)}.Execute(t.link)
-		r.PersistentSRK = t.persistent != nil && t.persistent.handle != 0
-		r.ForeignKey = err == nil && !r.PersistentSRK
 		return nil
 	})
 	return r, err

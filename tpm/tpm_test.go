@@ -410,7 +410,7 @@ func TestPersistentKey(t *testing.T) {
 	if n := d.Commands() - before; n > 5 {
 		t.Errorf("%d commands for one unseal on a shared TPM with a persistent key", n)
 	}
-	if rep, err := d.Check(); err != nil || !rep.PersistentSRK || rep.ForeignKey || rep.Manufacturer == "" {
+	if rep, err := d.Check(); err != nil || !rep.Root.Ours() || !rep.Root.Template || rep.Root.Password || rep.Manufacturer == "" {
 		t.Errorf("%+v, %v", rep, err)
 	}
 }

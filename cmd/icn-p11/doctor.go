@@ -22,6 +22,7 @@ import (
 	"github.com/InterCooperative-Network/icn-p11/internal/config"
 	"github.com/InterCooperative-Network/icn-p11/internal/secmem"
 	"github.com/InterCooperative-Network/icn-p11/sealstore"
+	"github.com/InterCooperative-Network/icn-p11/tpm"
 )
 
 // Results of a check.
@@ -220,15 +221,34 @@ func (d *doctor) chip(p *place) bool {
 	default:
 		d.add("TPM lockout", resultOK, "", "%s", detail)
 	}
+	return d.rootKey(p, r.Root)
+}
+
+// rootKey judges the object at key_handle; false if no storage root key can be
+// had at all.
+func (d *doctor) rootKey(p *place, s tpm.RootState) bool {
+	const name = "storage root key"
+	const move = "set key_handle to a free handle (tpm2_getcap handles-persistent lists those in use), then \"icn-p11 srk persist\""
 	key := fmt.Sprintf("0x%08x", p.cfg.KeyHandle)
-	switch {
-	case r.ForeignKey:
-		d.add("storage root key", resultWarn, "set key_handle to the handle of the storage root key (tpm2_getcap handles-persistent)",
-			"the key at %s is not one: a storage root key is made for each use, which takes time", key)
-	case r.PersistentSRK:
-		d.add("storage root key", resultOK, "", "at %s, Name %x", key, r.SRKName)
+	switch state := srkState(s); {
+	case state == srkOurs:
+		d.add(name, resultOK, "", "at %s, Name %x", key, s.Name)
+	case state == srkUnknown:
+		d.add(name, resultOK, "", "at %s, Name %x; the owner hierarchy has a password, so it was not compared with the key that the TPM creates", key, s.Name)
+	case state == srkNone && s.OwnerPassword:
+		d.add(name, resultFail, "icn-p11 srk persist --owner-auth-source SRC", "none at %s, and the owner hierarchy has a password, so none can be created", key)
+		return false
+	case state == srkNone:
+		d.add(name, resultOK, "", "none at %s: it is created when needed, Name %x", key, s.Derived)
+	case s.OwnerPassword: // what is there is of no use
+		d.add(name, resultFail, move+" --owner-auth-source SRC", "%s: %s, Name %x; the owner hierarchy has a password, so none can be created", key, state, s.Name)
+		return false
+	case state == srkPassword:
+		d.add(name, resultWarn, "icn-p11 srk evict, then icn-p11 srk persist", "the one at %s has a password: one is created for each use, which takes time", key)
+	case state == srkOther:
+		d.add(name, resultWarn, move, "the key at %s, Name %x, is not the one that this TPM creates, Name %x: it serves only the tokens that were sealed under it", key, s.Name, s.Derived)
 	default:
-		d.add("storage root key", resultOK, "", "none at %s: it is made when needed, Name %x", key, r.SRKName)
+		d.add(name, resultWarn, move, "the object at %s, Name %x, is foreign: a storage root key is created for each use, which takes time", key, s.Name)
 	}
 	return true
 }

@@ -27,12 +27,16 @@ func (a *app) initCommand() *cobra.Command {
 	var label, keyLabel string
 	var noPIN, force bool
 	var userSource, soSource pinsource.Source
+	owner := ownerFlag()
 	cmd := &cobra.Command{
 		Use:   "init --label L",
 		Short: "Make a token with an Ed25519 identity key",
 		Long: `Make a token: both its PINs and an Ed25519 identity key, sealed to the TPM. The
 DID goes to standard output. With --no-pin, for servers that nobody attends, the
-token needs no user PIN: its binding to the platform alone holds it.`,
+token needs no user PIN: its binding to the platform alone holds it. With
+--owner-auth-source, "srk persist" is done first: where the TPM's owner hierarchy
+has a password, applications cannot use tokens without a persistent storage root
+key.`,
 		Args: cobra.NoArgs,
 		RunE: a.does(func(cmd *cobra.Command, _ []string) error {
 			if err := checkLabel("--label", label, sealstore.MaxLabel); err != nil {
@@ -47,7 +51,7 @@ token needs no user PIN: its binding to the platform alone holds it.`,
 			case force && !noPIN:
 				return usage("--force goes with --no-pin")
 			}
-			return a.init(label, keyLabel, noPIN, force, userSource, soSource)
+			return a.init(label, keyLabel, noPIN, force, userSource, soSource, owner)
 		}),
 	}
 	f := cmd.Flags()
@@ -57,6 +61,7 @@ token needs no user PIN: its binding to the platform alone holds it.`,
 	f.BoolVar(&force, "force", false, "with --no-pin: also where the token is not bound to the platform")
 	f.Var(&userSource, "pin-source", "where the user PIN comes from")
 	f.Var(&soSource, "so-pin-source", "where the SO PIN comes from")
+	owner.on(cmd)
 	completeSource(cmd, "pin-source", "so-pin-source")
 	noCompletion(cmd, "label", "key-label")
 	return cmd
@@ -80,7 +85,7 @@ func checkLabel(flag, s string, size int) error {
 	return nil
 }
 
-func (a *app) init(label, keyLabel string, noPIN, force bool, userSource, soSource pinsource.Source) error {
+func (a *app) init(label, keyLabel string, noPIN, force bool, userSource, soSource pinsource.Source, owner *passwordFlag) error {
 	p, err := a.open()
 	if err != nil {
 		return err
@@ -95,6 +100,12 @@ func (a *app) init(label, keyLabel string, noPIN, force bool, userSource, soSour
 	if noPIN && p.cfg.Binding() == nil && !force {
 		return errors.New("no token made: without a PIN and a binding to the platform, whoever starts this machine with any system can sign; " +
 			"set platform_binding = true in the configuration, or insist with --force")
+	}
+	if owner.given {
+		// Applications have no such password: the key has to stay.
+		if err := a.srkPersist(p, owner); err != nil {
+			return explain(err)
+		}
 	}
 	// Nobody should type four PINs to hear that the TPM is missing.
 	if _, err := p.tpm.Parent(); err != nil {

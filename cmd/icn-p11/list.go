@@ -21,6 +21,7 @@ const (
 	stateReady   = "ready"
 	stateNoPIN   = "user PIN not set"
 	stateNoTPM   = "TPM unavailable"
+	stateNoRoot  = "no storage root key"
 	stateLockout = "PIN locked"
 	stateForeign = "sealed to another TPM"
 	stateDamaged = "damaged"
@@ -134,6 +135,8 @@ func state(t sealstore.TokenInfo, l sealstore.Lockout, err error) string {
 	switch {
 	case errors.Is(err, sealstore.ErrParent), errors.Is(err, sealstore.ErrBlob):
 		return stateForeign
+	case errors.Is(err, sealstore.ErrOwner):
+		return stateNoRoot
 	case errors.Is(err, sealstore.ErrIntegrity):
 		return stateDamaged
 	case err != nil && !errors.Is(err, errNoIdentity):

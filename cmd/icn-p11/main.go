@@ -95,7 +95,7 @@ is described in icn-p11.conf(5).`,
 		SilenceErrors: true,
 		SilenceUsage:  true,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			return usage("which command? init, list, show, did, pin, key, cert, token, pcr, doctor or version")
+			return usage("which command? init, list, show, did, pin, key, cert, token, pcr, srk, doctor or version")
 		},
 	}
 	root.SetVersionTemplate(versionText())
@@ -107,7 +107,7 @@ is described in icn-p11.conf(5).`,
 		}
 		return usageError{err}
 	})
-	root.AddCommand(a.initCommand(), a.listCommand(), a.showCommand(), a.didCommand(), a.pinCommand(), a.pcrCommand(), a.keyCommand(), a.certCommand(), a.tokenCommand(), a.doctorCommand(), a.versionCommand())
+	root.AddCommand(a.initCommand(), a.listCommand(), a.showCommand(), a.didCommand(), a.pinCommand(), a.pcrCommand(), a.keyCommand(), a.certCommand(), a.tokenCommand(), a.srkCommand(), a.doctorCommand(), a.versionCommand())
 	return root
 }
 

@@ -58,6 +58,7 @@ func TestScript(t *testing.T) {
 			env.Setenv("ICN_P11_CONF", conf)
 			env.Setenv("STORE", filepath.Join(env.WorkDir, "store"))
 			env.Setenv("DEVICE", tpm.Device())
+			env.Setenv("TPM2TOOLS_TCTI", tpm.Device())
 			env.Setenv("USER_PIN", "user-1234")
 			env.Setenv("SO_PIN", "so-1234")
 			if err := writeBootLogs(env); err != nil {

@@ -105,6 +105,16 @@ const room = MaxPIN + 2
 // the PIN in prompts and errors ("user PIN"); fresh tells that it is a new
 // one, for which a prompt asks twice.
 func (s Source) Read(what string, fresh bool) (*secmem.Buffer, error) {
+	return s.get(what, fresh, MinPIN, "a PIN")
+}
+
+// ReadPassword is Read for a password that exists and is no PIN, such as that
+// of a hierarchy of the TPM. An empty one is a nil buffer.
+func (s Source) ReadPassword(what string) (*secmem.Buffer, error) {
+	return s.get(what, false, 0, "a password")
+}
+
+func (s Source) get(what string, fresh bool, least int, kind string) (*secmem.Buffer, error) {
 	buf, err := secmem.New(room)
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", what, err)
@@ -114,8 +124,11 @@ func (s Source) Read(what string, fresh bool) (*secmem.Buffer, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%s from %s: %w", what, s, err)
 	}
-	if n < MinPIN || n > MaxPIN {
-		return nil, fmt.Errorf("%s from %s: a PIN has %d to %d bytes", what, s, MinPIN, MaxPIN)
+	if n < least || n > MaxPIN {
+		return nil, fmt.Errorf("%s from %s: %s has %d to %d bytes", what, s, kind, least, MaxPIN)
+	}
+	if n == 0 {
+		return nil, nil
 	}
 	pin, err := secmem.New(n)
 	if err != nil {

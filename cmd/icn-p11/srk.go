@@ -1,0 +1,260 @@
+package main
+
+import (
+	"bytes"
+	"encoding/hex"
+	"fmt"
+	"io"
+	"text/tabwriter"
+
+	"github.com/spf13/cobra"
+
+	"github.com/InterCooperative-Network/icn-p11/internal/pinsource"
+	"github.com/InterCooperative-Network/icn-p11/internal/secmem"
+	"github.com/InterCooperative-Network/icn-p11/sealstore"
+	"github.com/InterCooperative-Network/icn-p11/tpm"
+)
+
+// passwordFlag is where the password of a hierarchy of the TPM comes from.
+type passwordFlag struct {
+	name, what string
+	source     pinsource.Source
+	given      bool
+}
+
+func ownerFlag() *passwordFlag {
+	return &passwordFlag{name: "owner-auth-source", what: "owner password"}
+}
+
+// on adds the flag to a command.
+func (f *passwordFlag) on(cmd *cobra.Command) {
+	cmd.Flags().Var(&f.source, f.name, "where the TPM's "+f.what+" comes from, if it has one")
+	completeSource(cmd, f.name)
+	cmd.PreRun = func(cmd *cobra.Command, _ []string) { f.given = cmd.Flags().Changed(f.name) }
+}
+
+// read gets the password from where it was said to be, else by a prompt if
+// the TPM wants one. A nil buffer is the empty password.
+func (f *passwordFlag) read(wanted bool) (*secmem.Buffer, error) {
+	if !f.given && !wanted {
+		return nil, nil
+	}
+	b, err := f.source.ReadPassword(f.what)
+	if err != nil && !f.given {
+		err = fmt.Errorf("%w; --%s says where", err, f.name)
+	}
+	return b, err
+}
+
+func (a *app) srkCommand() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "srk",
+		Short: "Look at the storage root key, and make it persistent",
+		Long: `Tokens are sealed under the storage root key, which the TPM can create again each
+time. A persistent one at key_handle saves that time, and is needed where the
+TPM's owner hierarchy has a password.`,
+		Args: cobra.NoArgs,
+		RunE: func(*cobra.Command, []string) error {
+			return usage("which command? show, persist or evict")
+		},
+	}
+	cmd.AddCommand(a.srkShowCommand(),
+		a.srkVerb("persist", "Make the storage root key persistent",
+			`Make the storage root key persistent at key_handle. It is no error if it is there
+already. Another object there is never overwritten.`, a.srkPersist),
+		a.srkVerb("evict", "Remove the persistent storage root key",
+			`Remove the storage root key from key_handle. Tokens lose nothing by it: the TPM
+creates the same key again. Another object there is never removed.`, a.srkEvict))
+	return cmd
+}
+
+func (a *app) srkVerb(verb, short, long string, run func(*place, *passwordFlag) error) *cobra.Command {
+	owner := ownerFlag()
+	cmd := &cobra.Command{
+		Use:   verb,
+		Short: short,
+		Long:  long,
+		Args:  cobra.NoArgs,
+		RunE: a.does(func(*cobra.Command, []string) error {
+			p, err := a.open()
+			if err != nil {
+				return err
+			}
+			defer p.tpm.Close()
+			return explain(run(p, owner))
+		}),
+	}
+	owner.on(cmd)
+	return cmd
+}
+
+func (a *app) srkShowCommand() *cobra.Command {
+	var asJSON bool
+	cmd := a.srkVerb("show", "Show the storage root key and what is sealed under it",
+		`Show what is at key_handle, whether it is the storage root key that this TPM
+creates, and which tokens were sealed under which key. Where the owner hierarchy
+has a password, that key is only known with it.`,
+		func(p *place, owner *passwordFlag) error {
+			d, err := p.srk(owner)
+			if err != nil {
+				return err
+			}
+			if asJSON {
+				return a.json(d)
+			}
+			return d.print(a.out)
+		})
+	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
+	return cmd
+}
+
+// States of the object at key_handle.
+const (
+	srkNone       = "none"
+	srkOurs       = "storage root key"
+	srkUnknown    = "a storage root key, perhaps another one"
+	srkOther      = "another storage root key"
+	srkPassword   = "storage root key with a password"
+	srkForeign    = "foreign"
+	underDerived  = "the key that this TPM creates"
+	underHandle   = "the key at key_handle"
+	underAnother  = "another key"
+	underUnproven = "another key than the one at key_handle"
+)
+
+// srkDetails is what srk show prints.
+type srkDetails struct {
+	Handle        string     `json:"key_handle"`
+	State         string     `json:"state"`
+	Name          string     `json:"name,omitempty"`         // of the object at key_handle
+	Derived       string     `json:"derived_name,omitempty"` // of the key that the TPM creates
+	Template      bool       `json:"template"`               // the object has the template
+	OwnerPassword bool       `json:"owner_password_set"`
+	Tokens        []srkToken `json:"tokens"`
+}
+
+type srkToken struct {
+	Label  string `json:"label"`
+	Serial string `json:"serial"`
+	Name   string `json:"name"` // of the key that it was sealed under
+	Under  string `json:"sealed_under"`
+}
+
+func (p *place) srk(owner *passwordFlag) (*srkDetails, error) {
+	password, err := owner.read(false)
+	if err != nil {
+		return nil, err
+	}
+	defer password.Destroy()
+	s, err := p.tpm.RootKey(password.Bytes())
+	if err != nil {
+		return nil, err
+	}
+	d := &srkDetails{
+		Handle: fmt.Sprintf("0x%08x", p.cfg.KeyHandle), State: srkState(s), Name: hex.EncodeToString(s.Name),
+		Derived: hex.EncodeToString(s.Derived), Template: s.Template, OwnerPassword: s.OwnerPassword, Tokens: []srkToken{},
+	}
+	tokens, err := p.store.Tokens()
+	for _, t := range tokens {
+		d.Tokens = append(d.Tokens, srkToken{t.Label, t.Serial, hex.EncodeToString(t.Parent), srkOf(t, s)})
+	}
+	return d, err
+}
+
+func srkState(s tpm.RootState) string {
+	switch {
+	case s.Name == nil:
+		return srkNone
+	case !s.Template:
+		return srkForeign
+	case s.Password:
+		return srkPassword
+	case s.Ours():
+		return srkOurs
+	case s.Derived == nil:
+		return srkUnknown
+	}
+	return srkOther
+}
+
+// srkOf tells which key a token was sealed under.
+func srkOf(t sealstore.TokenInfo, s tpm.RootState) string {
+	switch {
+	case s.Template && bytes.Equal(t.Parent, s.Name):
+		return underHandle
+	case bytes.Equal(t.Parent, s.Derived):
+		return underDerived
+	case s.Derived == nil:
+		return underUnproven
+	}
+	return underAnother
+}
+
+func (d *srkDetails) print(out io.Writer) error {
+	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
+	fmt.Fprintf(w, "Handle\t%s\n", d.Handle)
+	fmt.Fprintf(w, "Object\t%s\n", d.State)
+	fmt.Fprintf(w, "Name\t%s\n", dash(d.Name))
+	derived := d.Derived
+	if derived == "" {
+		derived = "unknown without the owner password (--owner-auth-source)"
+	}
+	fmt.Fprintf(w, "This TPM creates\t%s\n", derived)
+	for _, t := range d.Tokens {
+		fmt.Fprintf(w, "Token %s\t%s, sealed under %s", printable(t.Label), t.Serial, t.Under)
+		if t.Name != d.Name && t.Name != d.Derived {
+			fmt.Fprintf(w, ", Name %s", t.Name)
+		}
+		fmt.Fprintln(w)
+	}
+	return w.Flush()
+}
+
+// ownerPassword reads the owner's password, by a prompt if the TPM wants one
+// and no source was named.
+func (p *place) ownerPassword(owner *passwordFlag) (*secmem.Buffer, error) {
+	s, err := p.tpm.RootKey(nil)
+	if err != nil {
+		return nil, err
+	}
+	p.tpm.Release() // somebody may have to type
+	return owner.read(s.OwnerPassword)
+}
+
+func (a *app) srkPersist(p *place, owner *passwordFlag) error {
+	password, err := p.ownerPassword(owner)
+	if err != nil {
+		return err
+	}
+	defer password.Destroy()
+	name, done, err := p.tpm.Persist(password.Bytes())
+	if err != nil {
+		return err
+	}
+	if done {
+		a.note("The storage root key is persistent at 0x%08x now, Name %x", p.cfg.KeyHandle, name)
+	} else {
+		a.note("The storage root key is at 0x%08x already, Name %x", p.cfg.KeyHandle, name)
+	}
+	return nil
+}
+
+func (a *app) srkEvict(p *place, owner *passwordFlag) error {
+	password, err := p.ownerPassword(owner)
+	if err != nil {
+		return err
+	}
+	defer password.Destroy()
+	done, err := p.tpm.Evict(password.Bytes())
+	switch {
+	case err != nil:
+		return err
+	case !done:
+		a.note("There is nothing at 0x%08x", p.cfg.KeyHandle)
+	case password.Bytes() != nil:
+		a.note("Nothing is at 0x%08x any more. The owner hierarchy has a password, so no token can be used until \"icn-p11 srk persist\"", p.cfg.KeyHandle)
+	default:
+		a.note("Nothing is at 0x%08x any more; the storage root key is created when it is needed", p.cfg.KeyHandle)
+	}
+	return nil
+}

@@ -1,0 +1,71 @@
+package tpm
+
+import (
+	"bytes"
+	"fmt"
+
+	"github.com/google/go-tpm/tpm2"
+
+	"github.com/InterCooperative-Network/icn-p11/internal/secmem"
+)
+
+// maxPassword is the size of the largest digest that a TPM can have, and so
+// of the longest password of a hierarchy (Part 2, 10.4.2).
+const maxPassword = 64
+
+// checkPassword refuses what the TPM would not take as the password of a
+// hierarchy, before it counts as a wrong try.
+func checkPassword(what string, isSet bool, password []byte) error {
+	trimmed := bytes.TrimRight(password, "\x00") // the TPM does so too
+	switch {
+	case len(trimmed) > maxPassword:
+		return fmt.Errorf("the %s has at most %d bytes", what, maxPassword)
+	case bytes.IndexByte(trimmed, 0) >= 0:
+		return fmt.Errorf("a zero byte in the %s is not supported: set another one with tpm2_changeauth", what)
+	case !isSet && len(trimmed) > 0:
+		return fmt.Errorf("the TPM has no %s: none must be given", what)
+	}
+	return nil
+}
+
+// withPassword runs f with what authorises the use of a hierarchy: an HMAC
+// session, since a password by itself would cross the bus in the clear. The
+// session is salted to a key of the null hierarchy, which can be made without
+// a password, so that nobody who listens can try passwords.
+func (t *TPM) withPassword(password []byte, f func(*warmSession) error) (err error) {
+	if len(password) == 0 {
+		return f(&warmSession{Session: tpm2.PasswordAuth(nil)})
+	}
+	salt, err := t.createRoot(tpm2.TPMRHNull, tpm2.PasswordAuth(nil))
+	if err != nil {
+		return fmt.Errorf("creating a key for the session: %w", err)
+	}
+	s, err := t.session(salt, password, unencrypted)
+	t.flush(salt.handle)
+	if err != nil {
+		return err
+	}
+	defer t.dropSession(s)
+	secmem.Do(func() { err = f(s) })
+	return err
+}
+
+// createRoot makes a key of the SRK's template in a hierarchy.
+func (t *TPM) createRoot(hierarchy tpm2.TPMHandle, auth tpm2.Session) (*rootKey, error) {
+	r, err := tpm2.CreatePrimary{
+		PrimaryHandle: tpm2.AuthHandle{Handle: hierarchy, Auth: auth},
+		InPublic:      tpm2.New2B(tpm2.ECCSRKTemplate),
+	}.Execute(t.link)
+	if err != nil {
+		return nil, err
+	}
+	public, err := r.OutPublic.Contents()
+	if err == nil {
+		err = checkName(public, r.Name)
+	}
+	if err != nil {
+		t.flush(r.ObjectHandle)
+		return nil, err
+	}
+	return &rootKey{handle: r.ObjectHandle, name: r.Name, public: *public, transient: true}, nil
+}
