@@ -385,15 +385,17 @@ func (c *lockoutCache) forget() {
 // pinFlags derives CK_TOKEN_INFO's PIN flags. The TPM has one counter for
 // every PIN, so the user's and the SO's flags always agree.
 func pinFlags(s sealstore.Lockout) uint {
-	switch {
-	case s.InLockout || s.Max > 0 && s.Counter >= s.Max:
+	if s.InLockout || s.Max > 0 && s.Counter >= s.Max {
 		return CKF_USER_PIN_LOCKED | CKF_SO_PIN_LOCKED
-	case s.Counter == 0:
-		return 0
-	case s.Max-s.Counter == 1:
-		return CKF_USER_PIN_COUNT_LOW | CKF_SO_PIN_COUNT_LOW | CKF_USER_PIN_FINAL_TRY | CKF_SO_PIN_FINAL_TRY
 	}
-	return CKF_USER_PIN_COUNT_LOW | CKF_SO_PIN_COUNT_LOW
+	var f uint
+	if s.Counter > 0 {
+		f |= CKF_USER_PIN_COUNT_LOW | CKF_SO_PIN_COUNT_LOW
+	}
+	if s.Max-s.Counter == 1 {
+		f |= CKF_USER_PIN_FINAL_TRY | CKF_SO_PIN_FINAL_TRY
+	}
+	return f
 }
 
 // InitToken is C_InitToken (section 5.5.7). On the free slot it makes a
