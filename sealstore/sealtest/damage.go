@@ -31,7 +31,8 @@ func sealRegions(file []byte) []region {
 		return region{name, from, at}
 	}
 	parent := region{"Name", at, sized()}
-	at = parent.to + kdf
+	at = parent.to
+	at = sized() + kdf // behind the name of the device
 	so := blob("SO seal")
 	at += 1 + kdf
 	return []region{parent, so, blob("user seal"), blob("public seal")}
