@@ -16,6 +16,12 @@ import (
 	"github.com/InterCooperative-Network/icn-p11/internal/advice"
 )
 
+// CheckDevice tells what is wrong with a device_path.
+func CheckDevice(s string) error {
+	_, err := parseOpener(s)
+	return err
+}
+
 // parseDevice reads a device_path.
 func parseDevice(s string) (opener, error) {
 	o, err := parseOpener(s)

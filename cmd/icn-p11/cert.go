@@ -32,7 +32,6 @@ func (a *app) certCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "cert",
 		Short: "Request, import and export certificates for the keys of a token",
-		Args:  cobra.NoArgs,
 		RunE:  func(*cobra.Command, []string) error { return usage("which command? request, import or export") },
 	}
 	cmd.AddCommand(a.certRequest(), a.certImport(), a.certExport())

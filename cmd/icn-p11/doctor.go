@@ -6,10 +6,8 @@ import (
 	"io/fs"
 	"maps"
 	"os"
-	"os/user"
 	"path/filepath"
 	"slices"
-	"strconv"
 	"strings"
 	"syscall"
 
@@ -50,6 +48,12 @@ func (d *doctor) add(name, result, cure, detail string, args ...any) {
 	d.checks = append(d.checks, check{name, result, fmt.Sprintf(detail, args...), cure})
 }
 
+// addError is add for an error that may carry its cure.
+func (d *doctor) addError(name, result string, err error) {
+	what, cure := advice.Split(err)
+	d.add(name, result, cure, "%s", what)
+}
+
 func (d *doctor) failed() bool {
 	return slices.ContainsFunc(d.checks, func(c check) bool { return c.Result == resultFail })
 }
@@ -62,7 +66,7 @@ func (a *app) doctorCommand() *cobra.Command {
 		Short: "Find out what is wrong, and what to do about it",
 		Long: `Check the configuration, the TPM, the store and the registration with p11-kit.
 Nothing is changed. The exit status is 1 if a check failed.`,
-		Args: cobra.NoArgs,
+		Args: noArgs,
 		RunE: a.does(func(*cobra.Command, []string) error {
 			d := &doctor{eventLog: eventLog}
 			d.run(a)
@@ -100,8 +104,8 @@ func (a *app) report(d *doctor, asJSON bool) error {
 
 func (d *doctor) run(a *app) {
 	if p := d.configuration(a); p != nil {
-		reachable := d.device(p) && d.chip(p)
-		d.directory(p.cfg.SealedBlobDir)
+		reachable := d.chip(p)
+		d.directory(p)
 		d.tokens(p, reachable)
 	}
 	d.memory()
@@ -116,7 +120,11 @@ func (d *doctor) configuration(a *app) *place {
 		p, err = a.openWith(cfg)
 	}
 	if err != nil {
-		d.add("configuration", resultFail, "correct it; icn-p11.conf(5) lists the keys", "%v", err)
+		what, cure := advice.Split(err)
+		if cure == "" {
+			cure = "correct it; icn-p11.conf(5) lists the keys"
+		}
+		d.add("configuration", resultFail, cure, "%s", what)
 		return nil
 	}
 	source := cfg.Source
@@ -141,76 +149,27 @@ func (d *doctor) configuration(a *app) *place {
 	return p
 }
 
-// device checks what can be known of the device before it is used.
-func (d *doctor) device(p *place) bool {
-	path := p.tpm.String()
-	if !strings.HasPrefix(path, "/") {
-		return true // a software TPM: the chip check says whether it answers
-	}
-	const name = "TPM device"
-	st, err := os.Stat(path)
-	switch {
-	case errors.Is(err, fs.ErrNotExist):
-		cure := "switch the TPM (PTT, fTPM) on in the firmware; in a virtual machine add one; or set device_path"
-		if p.cfg.DevicePath != "" {
-			cure = "correct device_path; " + cure
-		}
-		d.add(name, resultFail, cure, "%s does not exist", path)
-		return false
-	case err != nil:
-		d.add(name, resultFail, "make the path accessible", "%v", err)
-		return false
-	case st.Mode()&fs.ModeCharDevice == 0:
-		d.add(name, resultFail, "correct device_path", "%s is not a device", path)
-		return false
-	}
-	if err := unix.Faccessat(unix.AT_FDCWD, path, unix.R_OK|unix.W_OK, unix.AT_EACCESS); err != nil {
-		group, cure := "tss", "give this user access"
-		if sys, ok := st.Sys().(*syscall.Stat_t); ok && st.Mode().Perm()&0o060 == 0o060 && sys.Gid != 0 {
-			group = groupName(sys.Gid)
-		} else {
-			cure = "let the group tss use it (the udev rules of tpm-udev do), and " + cure
-		}
-		d.add(name, resultFail, fmt.Sprintf("%s: usermod -aG %s %s, then log in again", cure, group, userName()),
-			"permission denied on %s: %s is not in group %s", path, userName(), group)
-		return false
-	}
-	if !strings.Contains(filepath.Base(path), "tpmrm") {
-		d.add(name, resultWarn, "use /dev/tpmrm0 (Linux 4.12 or later)", "%s has no resource manager: one program at a time can use it, and others' leftovers can fill the TPM", path)
-		return true
-	}
-	d.add(name, resultOK, "", "%s", path)
-	return true
-}
-
-func groupName(gid uint32) string {
-	id := strconv.FormatUint(uint64(gid), 10)
-	if g, err := user.LookupGroupId(id); err == nil {
-		return g.Name
-	}
-	return id
-}
-
-func userName() string {
-	if u, err := user.LookupId(strconv.Itoa(os.Geteuid())); err == nil {
-		return u.Username
-	}
-	return strconv.Itoa(os.Geteuid())
-}
-
 // chip asks the TPM about itself.
 func (d *doctor) chip(p *place) bool {
 	r, err := p.tpm.Check()
 	p.tpm.Release()
+	path := p.tpm.String()
 	if err != nil {
-		cure := "start it, or correct device_path"
-		if !errors.Is(err, sealstore.ErrUnavailable) {
+		what, cure := advice.Split(err)
+		switch {
+		case cure != "":
+		case errors.Is(err, sealstore.ErrUnavailable):
+			cure = "make sure that it is there and that nothing else keeps it busy"
+		default:
 			cure = "look for the return code in the TPM 2.0 library specification, part 2, section 6.6"
 		}
-		d.add("TPM", resultFail, cure, "%v", err)
+		d.add("TPM", resultFail, cure, "%s", what)
 		return false
 	}
-	d.add("TPM", resultOK, "", "%s, manufacturer %s, firmware %s", p.tpm, r.Manufacturer, r.Firmware)
+	d.add("TPM", resultOK, "", "%s, manufacturer %s, firmware %s", path, r.Manufacturer, r.Firmware)
+	if strings.HasPrefix(path, "/") && !strings.Contains(filepath.Base(path), "tpmrm") {
+		d.add("TPM", resultWarn, "use /dev/tpmrm0 (Linux 4.12 or later)", "%s has no resource manager: one program at a time can use it, and others' leftovers can fill the TPM", path)
+	}
 	l := r.Lockout
 	detail := fmt.Sprintf("%d of %d wrong PINs are remembered; %s", l.Counter, l.Max, forgiven(l))
 	switch {
@@ -274,18 +233,16 @@ func (d *doctor) memory() {
 }
 
 // directory checks owner and mode of the store, and looks for leftovers.
-func (d *doctor) directory(dir string) {
+func (d *doctor) directory(p *place) {
 	const name = "store"
+	dir := p.cfg.SealedBlobDir
 	st, err := os.Stat(dir)
-	switch {
-	case errors.Is(err, fs.ErrNotExist):
+	if err != nil || !st.IsDir() {
+		if err := p.store.Writable(); err != nil {
+			d.addError(name, resultFail, err)
+			return
+		}
 		d.add(name, resultOK, "", "%s does not exist yet; the first token makes it", dir)
-		return
-	case err != nil:
-		d.add(name, resultFail, "run this as the user that the store belongs to, or set sealed_blob_dir", "%v", err)
-		return
-	case !st.IsDir():
-		d.add(name, resultFail, "set sealed_blob_dir to a directory", "%s is not a directory", dir)
 		return
 	}
 	uid, gid := owners(st)
@@ -329,8 +286,15 @@ func (d *doctor) directory(dir string) {
 		}
 	}
 	report(unreadable, resultFail, "run this as "+owner+", or let that user's group read it: chgrp -R GROUP "+dir+"; chmod -R g=rX "+dir, "cannot be read")
-	report(loose, resultFail, "chmod -R u=rwX,g-w,o= "+dir, "open to other users")
-	report(mixed, resultFail, fmt.Sprintf("chown -R %s %s", owner, dir), "belongs to another user than "+owner+", who has the store")
+	asOwner, asRoot := "as "+owner+": ", "as root: "
+	if mine || os.Geteuid() == 0 {
+		asOwner = ""
+	}
+	if os.Geteuid() == 0 {
+		asRoot = ""
+	}
+	report(loose, resultFail, asOwner+"chmod -R u=rwX,g-w,o= "+dir, "open to other users")
+	report(mixed, resultFail, fmt.Sprintf("%schown -R %s %s", asRoot, owner, dir), "belongs to another user than "+owner+", who has the store")
 	if shared {
 		report(closed, resultWarn, fmt.Sprintf("chgrp -R %s %s; chmod -R g=rX %s", group, dir, dir), "not readable by group "+group+", which may read the store")
 	}
@@ -369,26 +333,33 @@ func some(paths []string) string {
 	return fmt.Sprintf("%s and %d more", strings.Join(paths[:few], ", "), len(paths)-few)
 }
 
-// tokens opens the public secret of every token.
+// restore is the cure for what is damaged.
+const restore = "restore it from a backup of this machine"
+
+// tokens opens the public secret of every token, and looks for damage.
 func (d *doctor) tokens(p *place, reachable bool) {
 	const name = "tokens"
 	tokens, err := p.store.Tokens()
+	var left []sealstore.LeftOut
+	if err == nil {
+		left, err = p.store.LeftOut()
+	}
 	if err != nil {
-		d.add(name, resultFail, "run this as the user that the store belongs to", "%v", err)
+		d.addError(name, resultFail, err)
 		return
 	}
-	known := map[string]bool{}
-	for _, t := range tokens {
-		known[t.Serial] = true
-	}
-	entries, _ := os.ReadDir(filepath.Join(p.cfg.SealedBlobDir, "tokens"))
-	for _, e := range entries {
-		if !known[e.Name()] && !strings.HasPrefix(e.Name(), ".") {
-			d.add(name, resultFail, "restore it from a backup of this machine; the message above tells the cause", "token %s is damaged and left out", e.Name())
+	for _, l := range left {
+		what, cure := advice.Split(l.Err)
+		if cure == "" {
+			cure = restore
 		}
+		d.add("token "+l.Serial, resultFail, cure, "left out: %s", what)
 	}
 	d.settings(p, tokens)
 	if len(tokens) == 0 {
+		if len(left) > 0 {
+			return
+		}
 		d.add(name, resultOK, "", "none; \"icn-p11 init\" makes one")
 		return
 	}
@@ -396,13 +367,18 @@ func (d *doctor) tokens(p *place, reachable bool) {
 		d.add(name, resultWarn, "make the TPM reachable first", "%s not looked into", count(len(tokens), "token"))
 		return
 	}
+	damaged := map[string]bool{}
+	for _, t := range tokens {
+		damaged[t.Serial] = d.damage(t, p)
+	}
+	p.tpm.Release()
 	m, err := startModule()
 	if err != nil {
 		d.add(name, resultFail, "", "%v", err)
 		return
 	}
 	for _, t := range tokens {
-		d.token(t, m)
+		d.token(t, m, damaged[t.Serial])
 	}
 	m.stop()
 	for _, t := range tokens {
@@ -482,17 +458,33 @@ func (d *doctor) binding(t sealstore.TokenInfo, p *place) {
 	d.add(name, resultFail, fmt.Sprintf("where the change is meant: icn-p11 pcr rebind %s", t.Serial), "%s", strings.Join(changes, "; "))
 }
 
-func (d *doctor) token(t sealstore.TokenInfo, m *module) {
+// damage names the files of a token that are damaged. An error of another
+// kind shows in what follows.
+func (d *doctor) damage(t sealstore.TokenInfo, p *place) bool {
+	tok, err := p.store.Token(t.Serial)
+	if err != nil {
+		return false
+	}
+	damage, _ := tok.Check()
+	for _, x := range damage {
+		d.add("token "+printable(t.Label), resultFail, restore, "%v", x.Err)
+	}
+	return len(damage) > 0
+}
+
+func (d *doctor) token(t sealstore.TokenInfo, m *module, damaged bool) {
 	name := "token " + printable(t.Label)
 	k, err := m.identity(t)
 	err = cause(err)
 	switch {
+	case damaged && (err == nil || errors.Is(err, errNoIdentity) || errors.Is(err, sealstore.ErrIntegrity) || errors.Is(err, sealstore.ErrBlob)):
+		// Told file by file.
 	case errors.Is(err, errNoIdentity):
 		d.add(name, resultWarn, "make a key, or label one "+identityLabel, "%v", err)
 	case errors.Is(err, sealstore.ErrParent), errors.Is(err, sealstore.ErrBlob):
 		d.add(name, resultFail, "use it on the machine that it was made on; after the TPM was cleared it is lost", "%v", err)
 	case errors.Is(err, sealstore.ErrIntegrity):
-		d.add(name, resultFail, "restore the store's files from a backup of this machine", "%v", err)
+		d.add(name, resultFail, restore, "%v", err)
 	case err != nil:
 		d.add(name, resultFail, "", "%v", err)
 	case !t.UserPIN && !t.NoPIN:

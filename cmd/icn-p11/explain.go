@@ -60,7 +60,11 @@ func (p *place) pinFailure(who string, err error) error {
 	case l.InLockout || l.Counter >= l.Max:
 		return fmt.Errorf("wrong %s PIN, and the TPM now refuses any PIN: %s", who, forgiven(l))
 	}
-	return fmt.Errorf("wrong %s PIN; the TPM locks out after %d more wrong tries: %s", who, l.Max-l.Counter, forgiven(l))
+	left := "1 more wrong try locks the TPM"
+	if n := l.Max - l.Counter; n != 1 {
+		left = fmt.Sprintf("%d more wrong tries lock the TPM", n)
+	}
+	return fmt.Errorf("wrong %s PIN; %s: %s", who, left, forgiven(l))
 }
 
 // forgiven tells how the TPM's counter of wrong tries goes down.

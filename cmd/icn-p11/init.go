@@ -37,7 +37,7 @@ token needs no user PIN: its binding to the platform alone holds it. With
 --owner-auth-source, "srk persist" is done first: where the TPM's owner hierarchy
 has a password, applications cannot use tokens without a persistent storage root
 key.`,
-		Args: cobra.NoArgs,
+		Args: noArgs,
 		RunE: a.does(func(cmd *cobra.Command, _ []string) error {
 			if err := checkLabel("--label", label, sealstore.MaxLabel); err != nil {
 				return err
@@ -75,8 +75,10 @@ func checkLabel(flag, s string, size int) error {
 		return usage("%s is needed", flag)
 	case len(s) > size:
 		return usage("%s has %d bytes; %d is the most", flag, len(s), size)
-	case !utf8.ValidString(s) || strings.ContainsFunc(s, unicode.IsControl):
-		return usage("%s is not plain UTF-8 text", flag)
+	case !utf8.ValidString(s):
+		return usage("%s is not UTF-8 text", flag)
+	case strings.ContainsFunc(s, unicode.IsControl):
+		return usage("%s has a control character, such as a tab or the end of a line", flag)
 	case strings.TrimSpace(s) != s:
 		return usage("%s begins or ends with blanks", flag)
 	case strings.HasPrefix(s, did.Prefix):
@@ -150,8 +152,10 @@ func (a *app) init(label, keyLabel string, noPIN, force bool, userSource, soSour
 			a.keepBootLog(tok, bootlog.Path)
 		}
 	}
-	_, err = fmt.Fprintln(a.out, did.Encode(public))
-	return err
+	if _, err := fmt.Fprintln(a.out, did.Encode(public)); err != nil {
+		return fmt.Errorf("the token is made, but its DID could not be printed (%w): \"icn-p11 did %s\" prints it", err, t.Serial)
+	}
+	return nil
 }
 
 var errInterrupted = errors.New("interrupted; nothing was made")

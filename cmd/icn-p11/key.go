@@ -28,7 +28,6 @@ func (a *app) keyCommand() *cobra.Command {
 		Short: "Make, list, rename, delete and publish the keys of a token",
 		Long: `A token may hold any number of Ed25519 keys. KEY is a key's label, its ID in
 hexadecimal digits, or its DID; without it, the identity key is meant.`,
-		Args: cobra.NoArgs,
 		RunE: func(*cobra.Command, []string) error {
 			return usage("which command? generate, list, show, rename, delete or export-public")
 		},

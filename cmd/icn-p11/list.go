@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"text/tabwriter"
 	"time"
 
@@ -25,6 +26,8 @@ const (
 	stateLockout = "PIN locked"
 	stateForeign = "sealed to another TPM"
 	stateDamaged = "damaged"
+	stateNoSlot  = "slot taken"
+	stateNoRead  = "cannot be read"
 )
 
 // row is one token as list and show print it.
@@ -50,7 +53,7 @@ func (a *app) listCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "list",
 		Short: "List the tokens",
-		Args:  cobra.NoArgs,
+		Args:  noArgs,
 		RunE: a.does(func(*cobra.Command, []string) error {
 			p, err := a.open()
 			if err != nil {
@@ -60,7 +63,14 @@ func (a *app) listCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
+			left, err := p.store.LeftOut()
+			if err != nil {
+				return err
+			}
 			rows := p.rows(tokens)
+			for _, l := range left {
+				rows = append(rows, row{Slot: dash(""), Serial: l.Serial, State: leftOutState(l.Err)})
+			}
 			if asJSON {
 				return a.json(rows)
 			}
@@ -71,9 +81,15 @@ func (a *app) listCommand() *cobra.Command {
 			w := tabwriter.NewWriter(a.out, 0, 0, 2, ' ', 0)
 			fmt.Fprintln(w, "SLOT\tLABEL\tSERIAL\tDID\tSTATE")
 			for _, r := range rows {
-				fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\n", r.Slot, printable(r.Label), r.Serial, dash(r.DID), r.State)
+				fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\n", r.Slot, dash(printable(r.Label)), r.Serial, dash(r.DID), r.State)
 			}
-			return w.Flush()
+			if err := w.Flush(); err != nil {
+				return err
+			}
+			if slices.ContainsFunc(rows, func(r row) bool { return r.State == stateDamaged || r.State == stateNoSlot || r.State == stateNoRead }) {
+				a.note("\"icn-p11 doctor\" tells what is wrong")
+			}
+			return nil
 		}),
 	}
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
@@ -93,6 +109,17 @@ func (a *app) json(v any) error {
 	return e.Encode(v)
 }
 
+// leftOutState names why the store leaves a token out.
+func leftOutState(err error) string {
+	switch {
+	case errors.Is(err, sealstore.ErrSlotTaken):
+		return stateNoSlot
+	case errors.Is(err, sealstore.ErrIntegrity), errors.Is(err, sealstore.ErrNotFound):
+		return stateDamaged
+	}
+	return stateNoRead
+}
+
 // rows finds out the state of tokens. A TPM that does not answer is asked once.
 func (p *place) rows(tokens []sealstore.TokenInfo) []row {
 	rows := make([]row, 0, len(tokens))
@@ -104,9 +131,7 @@ func (p *place) rows(tokens []sealstore.TokenInfo) []row {
 	p.tpm.Release()
 	var m *module
 	if tpmErr == nil {
-		if m, tpmErr = startModule(); tpmErr == nil {
-			defer m.stop()
-		}
+		m, tpmErr = startModule()
 	}
 	for _, t := range tokens {
 		r := row{Slot: slotText(slots, t), Label: t.Label, Serial: t.Serial}
@@ -126,7 +151,31 @@ func (p *place) rows(tokens []sealstore.TokenInfo) []row {
 		}
 		rows = append(rows, r)
 	}
+	if m != nil {
+		m.stop()
+	}
+	for i, t := range tokens {
+		if s := rows[i].State; s != stateReady && s != stateNoPIN && s != stateLockout {
+			continue
+		}
+		if damage, err := p.damage(t); err != nil || len(damage) > 0 {
+			rows[i].State = stateDamaged
+			if err != nil {
+				rows[i].State = state(t, lockout, err)
+			}
+		}
+	}
+	p.tpm.Release()
 	return rows
+}
+
+// damage lists the objects of a token that cannot be used.
+func (p *place) damage(t sealstore.TokenInfo) ([]sealstore.Damage, error) {
+	tok, err := p.store.Token(t.Serial)
+	if err != nil {
+		return nil, err
+	}
+	return tok.LeftOut()
 }
 
 // state names the first thing that keeps a token from signing. err is what
@@ -164,12 +213,7 @@ func (a *app) didCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			m, err := startModule()
-			if err != nil {
-				return err
-			}
-			defer m.stop()
-			k, err := m.identity(t)
+			k, err := p.identity(t)
 			if err != nil {
 				return explain(err)
 			}
@@ -177,6 +221,29 @@ func (a *app) didCommand() *cobra.Command {
 			return err
 		}),
 	}
+}
+
+// identity finds a token's key, and does not take another one for it because
+// the right one is damaged.
+func (p *place) identity(t sealstore.TokenInfo) (publicKey, error) {
+	m, err := startModule()
+	if err != nil {
+		return publicKey{}, err
+	}
+	k, err := m.identity(t)
+	m.stop()
+	if err == nil && k.label == identityLabel || err != nil && !errors.Is(err, errNoIdentity) {
+		return k, err
+	}
+	damage, derr := p.damage(t)
+	p.tpm.Release()
+	if derr != nil {
+		return publicKey{}, derr
+	}
+	if len(damage) > 0 {
+		return publicKey{}, fmt.Errorf("the identity key cannot be told: %w", damage[0].Err)
+	}
+	return k, err
 }
 
 // details is what show prints.
@@ -187,6 +254,8 @@ type details struct {
 	NoPIN   bool          `json:"no_pin"`
 	Objects []objectRow   `json:"public_objects"`
 	Lockout *lockoutState `json:"lockout,omitempty"`
+	Damaged []string      `json:"damaged,omitempty"`
+	Error   string        `json:"error,omitempty"` // why this is not all
 }
 
 type objectRow struct {
@@ -222,15 +291,19 @@ func (a *app) showCommand() *cobra.Command {
 				return err
 			}
 			d, why := p.details(t)
+			why = explain(why)
 			if asJSON {
+				if why != nil {
+					d.Error = why.Error()
+				}
 				err = a.json(d)
 			} else {
 				err = d.print(a.out)
 			}
-			if why != nil {
-				a.note("icn-p11: %v", explain(why))
+			if err != nil {
+				return err
 			}
-			return err
+			return why
 		}),
 	}
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
@@ -242,11 +315,19 @@ func (a *app) showCommand() *cobra.Command {
 func (p *place) details(t sealstore.TokenInfo) (d details, why error) {
 	d = details{row: p.rows([]sealstore.TokenInfo{t})[0], Created: t.Created, UserPIN: t.UserPIN, NoPIN: t.NoPIN, Objects: []objectRow{}}
 	l, err := p.tpm.Lockout()
+	if err != nil {
+		p.tpm.Release()
+		return d, err
+	}
+	damage, err := p.damage(t)
 	p.tpm.Release()
+	for _, x := range damage {
+		d.Damaged = append(d.Damaged, x.Err.Error())
+	}
+	d.Lockout = &lockoutState{l.Counter, l.Max, uint64(l.Interval.Seconds()), uint64(l.Recovery.Seconds()), l.InLockout}
 	if err != nil {
 		return d, err
 	}
-	d.Lockout = &lockoutState{l.Counter, l.Max, uint64(l.Interval.Seconds()), uint64(l.Recovery.Seconds()), l.InLockout}
 	m, err := startModule()
 	if err != nil {
 		return d, err
@@ -339,6 +420,13 @@ func (d *details) print(out io.Writer) error {
 			text += ", " + o.DID
 		}
 		fmt.Fprintf(w, "%s\t%s\n", head, text)
+	}
+	for i, x := range d.Damaged {
+		head := ""
+		if i == 0 {
+			head = "Damaged"
+		}
+		fmt.Fprintf(w, "%s\t%s\n", head, x)
 	}
 	return w.Flush()
 }

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"runtime"
 	"strings"
@@ -40,12 +41,14 @@ var errReported = errors.New("failed")
 
 // run is the whole command, from arguments to exit status.
 func run(args []string, stdout, stderr io.Writer) int {
-	a := &app{out: stdout, err: stderr}
+	out := &output{w: stdout}
+	a := &app{out: out, err: stderr}
 	root := a.root()
 	root.SetArgs(args)
-	root.SetOut(stdout)
-	root.SetErr(stderr)
 	cmd, err := root.ExecuteC()
+	if out.err != nil && (err == nil || err == out.err) {
+		err = fmt.Errorf("writing to standard output: %w", out.err)
+	}
 	switch {
 	case err == nil:
 		return exitOK
@@ -53,12 +56,34 @@ func run(args []string, stdout, stderr io.Writer) int {
 		return exitFailed
 	}
 	fmt.Fprintf(stderr, "icn-p11: %v\n", err)
+	if out.err != nil {
+		return exitFailed
+	}
 	// What fails before a command has begun is the command line.
 	if errors.As(err, new(usageError)) || !a.begun {
 		fmt.Fprintf(stderr, "See \"%s --help\".\n", cmd.CommandPath())
 		return exitUsage
 	}
 	return exitFailed
+}
+
+// output remembers that it could not be written, which much of what prints
+// (help and tables) does not tell.
+type output struct {
+	w   io.Writer
+	err error
+}
+
+func (o *output) Write(p []byte) (int, error) {
+	n, err := o.w.Write(p)
+	var path *fs.PathError
+	if errors.As(err, &path) {
+		err = path.Err
+	}
+	if o.err == nil {
+		o.err = err
+	}
+	return n, o.err
 }
 
 // app is one run of the command.
@@ -98,6 +123,8 @@ is described in icn-p11.conf(5).`,
 			return usage("which command? init, list, show, did, pin, key, cert, token, pcr, srk, doctor or version")
 		},
 	}
+	root.SetOut(a.out)
+	root.SetErr(a.err)
 	root.SetVersionTemplate(versionText())
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
 		// The usual message repeats the value, which may be a PIN given by mistake.
@@ -105,10 +132,57 @@ is described in icn-p11.conf(5).`,
 		if errors.As(err, &bad) {
 			return usage("--%s: %w", bad.GetFlag().Name, errors.Unwrap(bad))
 		}
+		var unknown *pflag.NotExistError
+		if errors.As(err, &unknown) && unknown.GetSpecifiedShortnames() != "" {
+			return usage("unknown flag: flags begin with two dashes, and a PIN is never an argument")
+		}
 		return usageError{err}
 	})
 	root.AddCommand(a.initCommand(), a.listCommand(), a.showCommand(), a.didCommand(), a.pinCommand(), a.pcrCommand(), a.keyCommand(), a.certCommand(), a.tokenCommand(), a.srkCommand(), a.doctorCommand(), a.versionCommand())
+	root.SetHelpCommand(helpCommand(root))
+	root.InitDefaultCompletionCmd("completion")
+	for _, c := range root.Commands() {
+		if c.Name() == "completion" {
+			c.Args = nil
+			c.RunE = func(*cobra.Command, []string) error {
+				return usage("which shell? bash, zsh, fish or powershell")
+			}
+		}
+	}
 	return root
+}
+
+// helpCommand is cobra's, but that a command which does not exist is an error.
+func helpCommand(root *cobra.Command) *cobra.Command {
+	return &cobra.Command{
+		Use:   "help [COMMAND]",
+		Short: "Tell about a command",
+		ValidArgsFunction: func(_ *cobra.Command, args []string, _ string) (names []cobra.Completion, _ cobra.ShellCompDirective) {
+			if cmd, rest, err := root.Find(args); err == nil && len(rest) == 0 {
+				for _, c := range cmd.Commands() {
+					if c.IsAvailableCommand() {
+						names = append(names, cobra.CompletionWithDesc(c.Name(), c.Short))
+					}
+				}
+			}
+			return names, cobra.ShellCompDirectiveNoFileComp
+		},
+		RunE: func(_ *cobra.Command, args []string) error {
+			cmd, rest, err := root.Find(args)
+			if err != nil || len(rest) > 0 {
+				return usage("there is no such command")
+			}
+			return cmd.Help()
+		},
+	}
+}
+
+// noArgs refuses arguments without repeating them: one may be a PIN.
+func noArgs(_ *cobra.Command, args []string) error {
+	if len(args) > 0 {
+		return usage("an argument is given where none is expected (a PIN is never an argument)")
+	}
+	return nil
 }
 
 func versionText() string {
@@ -119,7 +193,7 @@ func (a *app) versionCommand() *cobra.Command {
 	return &cobra.Command{
 		Use:   "version",
 		Short: "Print the version",
-		Args:  cobra.NoArgs,
+		Args:  noArgs,
 		RunE: a.does(func(*cobra.Command, []string) error {
 			_, err := io.WriteString(a.out, versionText())
 			return err

@@ -36,7 +36,6 @@ func (a *app) pcrCommand() *cobra.Command {
 		Long: `A bound token opens only while PCRs of the TPM have values that were approved:
 with the firmware, boot loader and settings that they measure. The SO approves
 other values.`,
-		Args: cobra.NoArgs,
 		RunE: func(*cobra.Command, []string) error {
 			return usage("which command? show, bind, unbind, rebind or confirm")
 		},

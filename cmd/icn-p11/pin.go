@@ -83,10 +83,13 @@ func (a *app) pin(arg string, c pinChange) error {
 	if who == "user" && !t.UserPIN {
 		return explain(sealstore.ErrNoPIN)
 	}
-	// Nobody should type PINs to hear that they cannot be stored.
+	// Nobody should type PINs to hear that they cannot be stored, or that the TPM is missing.
 	tok, err := p.store.Token(t.Serial)
 	if err == nil {
 		err = tok.Writable()
+	}
+	if err == nil {
+		_, err = p.tpm.Parent()
 	}
 	if err != nil {
 		return explain(err)
@@ -105,6 +108,7 @@ func (a *app) pin(arg string, c pinChange) error {
 		return err
 	}
 	defer newPIN.Destroy()
+	p.tpm.Release()
 	if err := changePIN(t, c, oldPIN.Bytes(), newPIN.Bytes()); err != nil {
 		return p.pinFailure(who, err)
 	}

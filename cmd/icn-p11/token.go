@@ -3,7 +3,6 @@ package main
 import (
 	"errors"
 	"fmt"
-	"log/slog"
 	"strconv"
 	"strings"
 	"unicode"
@@ -36,19 +35,16 @@ func (a *app) open() (*place, error) {
 }
 
 func (a *app) openWith(cfg *config.Config) (*place, error) {
-	log := slog.New(slog.NewTextHandler(a.err, &slog.HandlerOptions{Level: slog.LevelWarn, ReplaceAttr: withoutTime}))
+	// What matters here is told in the command's own words; the log has the rest.
+	log, _, err := cfg.Logger()
+	if err != nil {
+		return nil, err
+	}
 	dev, err := tpm.New(tpm.Config{Device: cfg.DevicePath, KeyHandle: cfg.KeyHandle, Log: log})
 	if err != nil {
 		return nil, err
 	}
 	return &place{cfg, dev, sealstore.Open(cfg.SealedBlobDir, dev, log)}, nil
-}
-
-func withoutTime(groups []string, attr slog.Attr) slog.Attr {
-	if len(groups) == 0 && attr.Key == slog.TimeKey {
-		return slog.Attr{}
-	}
-	return attr
 }
 
 // slots tells where applications find the tokens.
@@ -74,6 +70,15 @@ func (p *place) find(arg string) (sealstore.TokenInfo, error) {
 	for _, t := range tokens {
 		if t.Label == arg || t.Serial == strings.ToLower(arg) {
 			found = append(found, t)
+		}
+	}
+	left, err := p.store.LeftOut()
+	if err != nil {
+		return sealstore.TokenInfo{}, err
+	}
+	for _, l := range left {
+		if len(found) == 0 && l.Serial == strings.ToLower(arg) {
+			return sealstore.TokenInfo{}, fmt.Errorf("token %s cannot be used: %w", l.Serial, explain(l.Err))
 		}
 	}
 	return p.only(arg, found, nil)

@@ -17,7 +17,6 @@ func (a *app) tokenCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "token",
 		Short: "Rename or delete a token",
-		Args:  cobra.NoArgs,
 		RunE:  func(*cobra.Command, []string) error { return usage("which command? rename or delete") },
 	}
 	cmd.AddCommand(a.tokenRename(), a.tokenDelete())

@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"reflect"
 	"slices"
 	"strings"
 	"time"
@@ -16,8 +17,10 @@ import (
 	"github.com/pelletier/go-toml/v2"
 	"github.com/pelletier/go-toml/v2/unstable"
 
+	"github.com/InterCooperative-Network/icn-p11/internal/advice"
 	"github.com/InterCooperative-Network/icn-p11/internal/environment"
 	"github.com/InterCooperative-Network/icn-p11/sealstore"
+	"github.com/InterCooperative-Network/icn-p11/tpm"
 )
 
 // SystemFile is read where a user has no file of his own.
@@ -81,15 +84,23 @@ func defaultStore() string {
 	if os.Geteuid() == 0 {
 		return "/var/lib/icn/p11"
 	}
-	return filepath.Join(xdg("XDG_DATA_HOME", ".local/share"), "icn", "p11")
+	if dir := xdg("XDG_DATA_HOME", ".local/share"); dir != "" {
+		return filepath.Join(dir, "icn", "p11")
+	}
+	return ""
 }
 
-// xdg gives a base directory. The specification has relative values ignored.
+// xdg gives a base directory, or "" for a user without a home. The
+// specification has relative values ignored.
 func xdg(env, fallback string) string {
 	if dir := environment.Get(env); filepath.IsAbs(dir) {
 		return dir
 	}
-	return filepath.Join("/", environment.Home(), fallback)
+	home := environment.Home()
+	if home == "" {
+		return ""
+	}
+	return filepath.Join(home, fallback)
 }
 
 // Load finds and reads the configuration: $ICN_P11_CONF, else
@@ -99,20 +110,44 @@ func Load() (*Config, error) {
 	if name := environment.Get("ICN_P11_CONF"); name != "" {
 		data, err := os.ReadFile(name)
 		if err != nil {
-			return nil, fmt.Errorf("configuration named by ICN_P11_CONF: %w", err)
+			cure := "correct ICN_P11_CONF, or unset it to have the usual places searched"
+			if errors.Is(err, fs.ErrPermission) {
+				cure = "let this user read it, or unset ICN_P11_CONF"
+			}
+			return nil, unreadable(fmt.Sprintf("%s, named by ICN_P11_CONF", name), err, cure)
 		}
 		return Parse(name, data)
 	}
-	for _, name := range []string{filepath.Join(xdg("XDG_CONFIG_HOME", ".config"), "icn", "icn-p11.conf"), SystemFile} {
+	names := []string{SystemFile}
+	if dir := xdg("XDG_CONFIG_HOME", ".config"); dir != "" {
+		names = append([]string{filepath.Join(dir, "icn", "icn-p11.conf")}, names...)
+	}
+	for _, name := range names {
 		data, err := os.ReadFile(name)
 		switch {
 		case err == nil:
 			return Parse(name, data)
 		case !errors.Is(err, fs.ErrNotExist):
-			return nil, fmt.Errorf("configuration: %w", err)
+			return nil, unreadable(name, err, "let this user read it, or name another file by ICN_P11_CONF")
 		}
 	}
-	return Default(), nil
+	return Default().stored()
+}
+
+func unreadable(what string, err error, cure string) error {
+	var p *fs.PathError
+	if errors.As(err, &p) {
+		err = p.Err
+	}
+	return advice.With(fmt.Errorf("configuration: %s: %w", what, err), cure)
+}
+
+// stored makes sure that there is a store.
+func (c *Config) stored() (*Config, error) {
+	if c.SealedBlobDir == "" {
+		return nil, advice.With(errors.New("there is no place for the tokens: this user has no home directory"), "set sealed_blob_dir, or HOME")
+	}
+	return c, nil
 }
 
 // Parse reads a configuration file. Errors name the file and the line.
@@ -128,6 +163,9 @@ func Parse(name string, data []byte) (*Config, error) {
 	p := parser{name: name, data: data}
 
 	set(&c.DevicePath, f.DevicePath)
+	if err := tpm.CheckDevice(c.DevicePath); err != nil {
+		p.check(false, "device_path", fmt.Sprintf("%q: %v", c.DevicePath, err))
+	}
 	set(&c.PlatformBinding, f.PlatformBinding)
 	set(&c.Attestation, f.Attestation)
 	set(&c.FreeSlot, f.FreeSlot)
@@ -167,7 +205,7 @@ func Parse(name string, data []byte) (*Config, error) {
 	if p.err != nil {
 		return nil, p.err
 	}
-	return c, nil
+	return c.stored()
 }
 
 func set[T any](to *T, from *T) {
@@ -187,12 +225,49 @@ func located(name string, err error) error {
 	if errors.As(err, &de) {
 		line, _ := de.Position()
 		what := strings.TrimPrefix(de.Error(), "toml: ")
+		// The library speaks of Go's types to whoever wrote the file.
+		if want := expected(de.Key()); want != "" && (strings.Contains(what, "cannot decode") || strings.Contains(what, "cannot store")) {
+			what = want + " is expected"
+		}
 		if key := strings.Join(de.Key(), "."); key != "" {
 			what = key + ": " + what
 		}
 		return fmt.Errorf("%s:%d: %s", name, line, what)
 	}
 	return fmt.Errorf("%s: %w", name, err)
+}
+
+// expected describes the values that a key takes.
+func expected(key toml.Key) string {
+	t := reflect.TypeFor[file]()
+	for _, name := range key {
+		if t.Kind() == reflect.Map {
+			t = t.Elem()
+			continue
+		}
+		fields := reflect.VisibleFields(t)
+		n := slices.IndexFunc(fields, func(f reflect.StructField) bool { return f.Tag.Get("toml") == name })
+		if n < 0 {
+			return ""
+		}
+		if t = fields[n].Type; t.Kind() == reflect.Pointer {
+			t = t.Elem()
+			break
+		}
+	}
+	switch t.Kind() {
+	case reflect.Bool:
+		return "true or false"
+	case reflect.Int64:
+		return "a whole number"
+	case reflect.Slice:
+		return "a list of whole numbers, such as [0, 7],"
+	case reflect.String:
+		return "a text in quotes"
+	case reflect.Map, reflect.Struct:
+		return "a table [token.LABEL]"
+	}
+	return ""
 }
 
 // parser keeps the first error about a value.

@@ -8,6 +8,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/InterCooperative-Network/icn-p11/internal/account"
 )
 
 func TestParse(t *testing.T) {
@@ -53,21 +55,29 @@ func TestErrorsNameTheLine(t *testing.T) {
 		"log_file = \"p11.log\"":                "f:1: log_file",
 		"[section]\nx = 1":                      "f:",
 		"device_path = ":                        "f:1: ",
+		"\ndevice_path = \"tpm\"":               "f:2: device_path: \"tpm\": not /dev/tpmrm0, ",
+		"free_slot = \"yes\"":                   "f:1: free_slot: true or false is expected",
+		"key_handle = \"0x81000001\"":           "f:1: key_handle: a whole number is expected",
+		"pcrs = 7":                              "f:1: pcrs: a list of whole numbers, such as [0, 7], is expected",
+		"pcrs = [\"7\"]":                        "f:1: pcrs: a list of whole numbers, such as [0, 7], is expected",
+		"[pcrs]\na = 1":                         "f:1: pcrs: a list of whole numbers, such as [0, 7], is expected",
+		"log_level = 3":                         "f:1: log_level: a text in quotes is expected",
+		"[token]\nhide = true":                  "f:2: token.hide: a table [token.LABEL] is expected",
+		"[token.a]\nhide = 1":                   "f:2: token.a.hide: true or false is expected",
+		"token = 1":                             "f:1: token: a table [token.LABEL] is expected",
 		"free_slot = true\nfree_slot = false\n": "f:2: ",
 
-		"[token.a]\npin = \"x\"":            "f:2: unknown key token.a.pin",
-		"[token.a]\nfree_slot = true":       "f:2: unknown key token.a.free_slot",
-		"[token.a.b]\nslot = 1":             "f:1: unknown key token.a.b",
-		"token = 1":                         "f:1: ",
-		"[token]\na = 1":                    "f:2: ",
-		"[[token.a]]\nslot = 1":             "f:1: ",
-		"[token.a]\n[token.a]":              "f:2: ",
-		"[token.a]\nhide = 1":               "f:2: ",
-		"[token.a]\nread_only = \"yes\"":    "f:2: ",
-		"[token.a]\nslot = \"1\"":           "f:2: ",
-		"[token.a]\nhide = true\nslot = -1": "f:3: token.a.slot: between",
-		"[token.a]\nslot = 2147483647":      "f:2: token.a.slot: between",
-		"slot = 1":                          "f:1: unknown key slot",
+		"[token.a]\npin = \"x\"":                                        "f:2: unknown key token.a.pin",
+		"[token.a]\nfree_slot = true":                                   "f:2: unknown key token.a.free_slot",
+		"[token.a.b]\nslot = 1":                                         "f:1: unknown key token.a.b",
+		"[token]\na = 1":                                                "f:2: ",
+		"[[token.a]]\nslot = 1":                                         "f:1: ",
+		"[token.a]\n[token.a]":                                          "f:2: ",
+		"[token.a]\nread_only = \"yes\"":                                "f:2: ",
+		"[token.a]\nslot = \"1\"":                                       "f:2: ",
+		"[token.a]\nhide = true\nslot = -1":                             "f:3: token.a.slot: between",
+		"[token.a]\nslot = 2147483647":                                  "f:2: token.a.slot: between",
+		"slot = 1":                                                      "f:1: unknown key slot",
 		"[token.a]\nslot = 1\n[token.b]\nhide = true\nslot = 1":         "f:5: token.b.slot: slot 1 is that of token \"a\"",
 		"[token.b]\nslot = 1\n[token.a]\nslot = 1":                      "f:4: token.a.slot: slot 1 is that of token \"b\"",
 		"[token]\nb.slot = 1\na.slot = 1":                               "f:3: token.a.slot: slot 1",
@@ -79,8 +89,8 @@ func TestErrorsNameTheLine(t *testing.T) {
 		"[token.a]\npin_source = \"1234\"":                              "f:2: token.a.pin_source: a PIN source is file:PATH",
 		"[token.a]\npin_source = \"\"":                                  "f:2: token.a.pin_source",
 		"\n[token.\"123456789 123456789 123456789 123\"]\nslot = 1":     "f:2: token.123456789 123456789 123456789 123: a label has",
-		"[token.\"a \"]": "f:1: token.a : a label has",
-		"[token.\"\"]":   "f:1: token.: a label has",
+		"[token.\"a \"]":                                                "f:1: token.a : a label has",
+		"[token.\"\"]":                                                  "f:1: token.: a label has",
 	} {
 		_, err := Parse("f", []byte(text))
 		if err == nil || !strings.HasPrefix(err.Error(), want) {
@@ -137,6 +147,42 @@ func TestLoadOrder(t *testing.T) {
 	t.Setenv("ICN_P11_CONF", filepath.Join(dir, "missing"))
 	if _, err := Load(); err == nil {
 		t.Error("a missing ICN_P11_CONF is accepted")
+	}
+}
+
+// Who cannot read a file, or has no home, is told what to do.
+func TestUnreadable(t *testing.T) {
+	dir := t.TempDir()
+	for name, want := range map[string]string{
+		filepath.Join(dir, "missing"): "missing, named by ICN_P11_CONF: no such file or directory: correct ICN_P11_CONF, or unset it to have the usual places searched",
+		dir:                           ", named by ICN_P11_CONF: is a directory: correct ICN_P11_CONF",
+	} {
+		t.Setenv("ICN_P11_CONF", name)
+		if _, err := Load(); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%v, want %s", err, want)
+		}
+	}
+	os.MkdirAll(filepath.Join(dir, "icn", "icn-p11.conf"), 0o700)
+	t.Setenv("ICN_P11_CONF", "")
+	t.Setenv("XDG_CONFIG_HOME", dir)
+	if _, err := Load(); err == nil || !strings.HasSuffix(err.Error(), "icn-p11.conf: is a directory: let this user read it, or name another file by ICN_P11_CONF") {
+		t.Error(err)
+	}
+	if _, err := (&Config{}).stored(); err == nil || !strings.HasSuffix(err.Error(), ": set sealed_blob_dir, or HOME") {
+		t.Error(err)
+	}
+}
+
+// Without HOME, the home directory is the one of /etc/passwd.
+func TestHomeUnset(t *testing.T) {
+	t.Setenv("HOME", "")
+	t.Setenv("XDG_CONFIG_HOME", "")
+	home := account.Home(uint32(os.Geteuid()))
+	if home == "" {
+		t.Fatal("this user has no home directory in /etc/passwd")
+	}
+	if got := xdg("XDG_CONFIG_HOME", ".config"); got != filepath.Join(home, ".config") {
+		t.Error(got)
 	}
 }
 

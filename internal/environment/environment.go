@@ -5,9 +5,10 @@ package environment
 
 import (
 	"os"
-	"os/user"
-	"strconv"
+	"path/filepath"
 	"sync/atomic"
+
+	"github.com/InterCooperative-Network/icn-p11/internal/account"
 )
 
 var distrusted atomic.Bool
@@ -30,15 +31,11 @@ func Get(name string) string {
 	return v
 }
 
-// Home is the user's home directory: $HOME, or what the user database says
-// where variables are not to be trusted; "" where there is none.
+// Home is the user's home directory: $HOME, or what /etc/passwd says where that
+// is not set, as in many services, or not to be trusted; "" where there is none.
 func Home() string {
-	if !distrusted.Load() {
-		return os.Getenv("HOME")
+	if home := Get("HOME"); filepath.IsAbs(home) {
+		return home
 	}
-	u, err := user.LookupId(strconv.Itoa(os.Geteuid()))
-	if err != nil {
-		return ""
-	}
-	return u.HomeDir
+	return account.Home(uint32(os.Geteuid()))
 }

@@ -4,6 +4,7 @@
 package pinsource
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"io"
@@ -12,6 +13,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"unicode"
 
 	"golang.org/x/sys/unix"
 
@@ -130,6 +132,10 @@ func (s Source) get(what string, fresh bool, least int, kind string) (*secmem.Bu
 	if n == 0 {
 		return nil, nil
 	}
+	// Most often a stray line end, which would have to be typed at every login.
+	if fresh && bytes.ContainsFunc(buf.Bytes()[:n], unicode.IsControl) {
+		return nil, fmt.Errorf("%s from %s: a new PIN has no control characters (a file may end with one newline, and no carriage return)", what, s)
+	}
 	pin, err := secmem.New(n)
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", what, err)
@@ -202,6 +208,9 @@ func readLine(fd int, dst []byte) (int, error) {
 				return 0, errors.New("the descriptor is not open for reading")
 			}
 			return 0, err
+		}
+		if m == 0 && n == 0 {
+			return 0, errors.New("the input has ended before the PIN (each PIN takes a line)")
 		}
 		if m == 0 || dst[n] == '\n' {
 			return n, nil

@@ -90,9 +90,33 @@ func TestDescriptor(t *testing.T) {
 			t.Errorf("%q, %v, want %q", got, err, want)
 		}
 	}
+	if _, err := read(t, src); err == nil || !strings.Contains(err.Error(), "the input has ended before the PIN") {
+		t.Error(err)
+	}
 	if _, err := read(t, "fd:9999"); err == nil || !strings.Contains(err.Error(), "not open") {
 		t.Error(err)
 	}
+}
+
+// A new PIN is one that can be typed; the present one is what it is.
+func TestControlCharacters(t *testing.T) {
+	for _, pin := range []string{"1234\r", "12\t34", "1234\x7f", "\x1b1234", "1234\n"} {
+		t.Setenv("A_PIN", pin)
+		if got, err := read(t, "env:A_PIN"); got != pin || err != nil {
+			t.Errorf("%q: %q, %v", pin, got, err)
+		}
+		s, _ := Parse("env:A_PIN")
+		if _, err := s.Read("user PIN", true); err == nil || !strings.Contains(err.Error(), "no control characters") {
+			t.Errorf("%q: %v", pin, err)
+		}
+	}
+	t.Setenv("A_PIN", "ägäß 12")
+	s, _ := Parse("env:A_PIN")
+	b, err := s.Read("user PIN", true)
+	if err != nil {
+		t.Fatal(err)
+	}
+	b.Destroy()
 }
 
 func TestRefused(t *testing.T) {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
+	"strings"
 
 	"golang.org/x/sys/unix"
 	"golang.org/x/term"
@@ -28,7 +29,7 @@ func prompt(dst []byte, what string, fresh bool) (int, error) {
 	tty := os.NewFile(uintptr(fd), terminal)
 	defer tty.Close()
 	if !fresh {
-		return ask(tty, what, dst)
+		return ask(tty, strings.ToUpper(what[:1])+what[1:], dst)
 	}
 	n, err := ask(tty, "New "+what, dst)
 	if err != nil || n < MinPIN || n > MaxPIN {
