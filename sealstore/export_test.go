@@ -14,23 +14,6 @@ func WithoutRenameat2(t *testing.T) {
 	t.Cleanup(func() { renameat2 = old })
 }
 
-// MaskedSecrets gives the root and the public secret that t holds, XORed with
-// 0x5a so that a search of the memory does not find the result itself.
-func MaskedSecrets(t *Token) (root, public []byte) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	mask := func(k *keyring) []byte {
-		var m []byte
-		if k != nil {
-			for _, b := range k.secret() {
-				m = append(m, b^0x5a)
-			}
-		}
-		return m
-	}
-	return mask(t.root), mask(t.public)
-}
-
 // BusSecrets gives everything that must never pass in the clear between the
 // store and the device: what a login of the SO knows, and what follows from
 // PINs.

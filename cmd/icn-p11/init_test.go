@@ -16,22 +16,21 @@ import (
 	"github.com/InterCooperative-Network/icn-p11/internal/swtpmtest"
 )
 
-// failing stands before a TPM and lets a number of commands through. Then
-// nobody is there any more.
-type failing struct {
+// proxy stands before a TPM. Once pass does not let a command through, nobody
+// is there any more.
+type proxy struct {
 	l    net.Listener
 	tpm  string
-	left atomic.Int64
+	pass func() bool
 	wg   sync.WaitGroup
 }
 
-func startFailing(t *testing.T, tpm *swtpmtest.TPM, commands int) *failing {
+func startProxy(t *testing.T, tpm *swtpmtest.TPM, pass func() bool) *proxy {
 	l, err := net.Listen("unix", filepath.Join(filepath.Dir(tpm.Path()), "proxy"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	f := &failing{l: l, tpm: tpm.Path()}
-	f.left.Store(int64(commands))
+	f := &proxy{l: l, tpm: tpm.Path(), pass: pass}
 	f.wg.Go(func() {
 		for {
 			c, err := l.Accept()
@@ -44,12 +43,14 @@ func startFailing(t *testing.T, tpm *swtpmtest.TPM, commands int) *failing {
 	return f
 }
 
-func (f *failing) stop() {
+func (f *proxy) device() string { return "swtpm:path=" + f.l.Addr().String() }
+
+func (f *proxy) stop() {
 	f.l.Close()
 	f.wg.Wait()
 }
 
-func (f *failing) serve(c net.Conn) {
+func (f *proxy) serve(c net.Conn) {
 	defer c.Close()
 	s, err := net.Dial("unix", f.tpm)
 	if err != nil {
@@ -58,7 +59,7 @@ func (f *failing) serve(c net.Conn) {
 	defer s.Close()
 	for {
 		if !frame(io.Discard, c, func(p []byte) bool {
-			if f.left.Add(-1) < 0 {
+			if !f.pass() {
 				f.l.Close()
 				return false
 			}
@@ -110,12 +111,14 @@ func TestInitIsAllOrNothing(t *testing.T) {
 // whether that was enough.
 func initUpTo(t *testing.T, n int) bool {
 	tpm := swtpmtest.Start(t)
-	proxy := startFailing(t, tpm, n)
+	var left atomic.Int64
+	left.Store(int64(n))
+	proxy := startProxy(t, tpm, func() bool { return left.Add(-1) >= 0 })
 	defer proxy.stop()
 	dir := t.TempDir()
 	store, conf := filepath.Join(dir, "store"), filepath.Join(dir, "conf")
 	t.Setenv("ICN_P11_CONF", conf)
-	if err := writeConf(conf, "swtpm:path="+proxy.l.Addr().String(), store); err != nil {
+	if err := writeConf(conf, proxy.device(), store); err != nil {
 		t.Fatal(err)
 	}
 	var stdout, stderr bytes.Buffer

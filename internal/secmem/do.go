@@ -5,6 +5,10 @@ package secmem
 // stackReach is more stack than the computations on secrets here use.
 const stackReach = 16 << 10
 
+// WipesHeap tells whether Do wipes what f allocated on the heap, too, once it
+// is garbage.
+const WipesHeap = false
+
 // Do runs f; afterwards the stack that f used is wiped. In a build with
 // GOEXPERIMENT=runtimesecret it also wipes the registers and the heap
 // allocations that f used.

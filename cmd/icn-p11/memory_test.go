@@ -1,0 +1,309 @@
+package main
+
+import (
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/InterCooperative-Network/icn-p11/internal/memscantest"
+	"github.com/InterCooperative-Network/icn-p11/internal/secmem"
+	"github.com/InterCooperative-Network/icn-p11/internal/swtpmtest"
+	"github.com/InterCooperative-Network/icn-p11/sealstore"
+	"github.com/InterCooperative-Network/icn-p11/tpm"
+)
+
+// Builds of the command: with the wiping of registers, stacks and heap where
+// the toolchain has it, and without.
+var experiments = []string{"noruntimesecret", "runtimesecret"}
+
+func buildCommand(t *testing.T, experiment string) string {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "icn-p11")
+	cmd := exec.Command("go", "build", "-o", path, ".")
+	cmd.Env = append(os.Environ(), "GOEXPERIMENT="+experiment)
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	return path
+}
+
+// watched runs the command over a TPM that holds each of its commands back
+// until the memory of the process has been looked at.
+type watched struct {
+	t        *testing.T
+	command  string
+	dir      string
+	store    string
+	chip     *swtpmtest.TPM
+	needles  []memscantest.Needle // of all secrets so far
+	commands int                  // of the last run
+	look     func(pid, n int)     // is called while the TPM has not got its nth command
+	pid      chan int
+}
+
+func newWatched(t *testing.T, command string) *watched {
+	w := &watched{t: t, command: command, dir: t.TempDir(), chip: swtpmtest.Start(t)}
+	w.store = filepath.Join(w.dir, "store")
+	w.pid = make(chan int, 1)
+	var running atomic.Int64
+	p := startProxy(t, w.chip, func() bool {
+		select {
+		case pid := <-w.pid:
+			running.Store(int64(pid))
+		default:
+		}
+		w.commands++
+		w.look(int(running.Load()), w.commands)
+		return true
+	})
+	t.Cleanup(p.stop)
+	if err := writeConf(w.conf(), p.device(), w.store); err != nil {
+		t.Fatal(err)
+	}
+	return w
+}
+
+func (w *watched) conf() string { return filepath.Join(w.dir, "conf") }
+
+// start runs the command with PINs on its standard input, a line each. What it
+// prints goes to out.
+func (w *watched) start(out *os.File, pins []string, args ...string) *exec.Cmd {
+	w.t.Helper()
+	in, typed, err := os.Pipe()
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	fmt.Fprintln(typed, strings.Join(pins, "\n"))
+	typed.Close()
+	defer in.Close()
+	cmd := exec.Command(w.command, args...)
+	cmd.Dir = w.dir
+	cmd.Stdin, cmd.Stderr = in, out
+	cmd.Env = append(os.Environ(), "ICN_P11_CONF="+w.conf(), "GOTRACEBACK=crash")
+	w.commands = 0
+	if err := cmd.Start(); err != nil {
+		w.t.Fatal(err)
+	}
+	w.pid <- cmd.Process.Pid
+	return cmd
+}
+
+// learn finds out the token's present secrets: the PIN's authorisation values,
+// the root secrets, and all seeds.
+func (w *watched) learn(user, so string) {
+	w.t.Helper()
+	must := func(err error) {
+		w.t.Helper()
+		if err != nil {
+			w.t.Fatal(err)
+		}
+	}
+	d, err := tpm.New(tpm.Config{Device: w.chip.Device(), KeyHandle: 0x81000001})
+	must(err)
+	defer d.Close()
+	rec := &memscantest.Recorder{Sealer: d}
+	s := sealstore.Open(w.store, rec, nil)
+	defer s.Close()
+	tokens, err := s.Tokens()
+	must(err)
+	if len(tokens) != 1 {
+		w.t.Fatalf("%d tokens", len(tokens))
+	}
+	tok, err := s.Token(tokens[0].Serial)
+	must(err)
+	must(tok.Login(sealstore.SO, []byte(so)))
+	must(tok.Login(sealstore.User, []byte(user)))
+	objects, err := tok.Objects()
+	must(err)
+	buf, err := secmem.New(32)
+	must(err)
+	defer buf.Destroy()
+	seeds := 0
+	for _, o := range objects {
+		if _, err := tok.Unseal(o.ID, buf.Bytes()); err == nil {
+			seeds++
+		} else if !errors.Is(err, sealstore.ErrNotFound) {
+			w.t.Fatal(err)
+		}
+	}
+	if seeds == 0 {
+		w.t.Fatal("no key was found")
+	}
+	w.needles = append(w.needles, rec.Needles()...)
+	for _, pin := range []string{user, so} {
+		w.needles = append(w.needles, memscantest.Mask("a PIN", []byte(pin)))
+	}
+}
+
+// blockedWriting waits until a process waits to write to its standard error.
+func blockedWriting(t *testing.T, pid int) {
+	t.Helper()
+	want := fmt.Sprintf("%d 0x2 ", syscall.SYS_WRITE)
+	for deadline := time.Now().Add(30 * time.Second); time.Now().Before(deadline); time.Sleep(time.Millisecond) {
+		calls, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/syscall", pid))
+		for _, c := range calls {
+			if b, err := os.ReadFile(c); err == nil && strings.HasPrefix(string(b), want) {
+				return
+			}
+		}
+	}
+	t.Fatal("the command does not come to its end")
+}
+
+// fullPipe gives a pipe that takes nothing before it was read.
+func fullPipe(t *testing.T) (r, w *os.File) {
+	t.Helper()
+	r, w, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	size, err := unix.FcntlInt(w.Fd(), unix.F_SETPIPE_SZ, 4096)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := w.Write(make([]byte, size)); err != nil {
+		t.Fatal(err)
+	}
+	return r, w
+}
+
+// run runs the command and gives what its memory held, before every TPM
+// command and when it had done everything but say so.
+func (w *watched) run(pins []string, args ...string) *memscantest.Memory {
+	w.t.Helper()
+	m := &memscantest.Memory{}
+	w.look = func(pid, n int) { m.Take(w.t, pid, fmt.Sprintf("%s, before TPM command %d", args[0], n)) }
+	r, out := fullPipe(w.t)
+	defer r.Close()
+	cmd := w.start(out, pins, args...)
+	out.Close()
+	blockedWriting(w.t, cmd.Process.Pid)
+	m.Take(w.t, cmd.Process.Pid, args[0]+", at the end")
+	said := make(chan string)
+	go func() {
+		var b strings.Builder
+		_, _ = r.WriteTo(&b)
+		said <- strings.Trim(b.String(), "\x00")
+	}()
+	err := cmd.Wait()
+	if text := <-said; err != nil {
+		w.t.Fatalf("%s: %v: %s", strings.Join(args, " "), err, text)
+	}
+	return m
+}
+
+func newPIN() string { return rand.Text()[:24] }
+
+// Whatever the command does with PINs and keys, neither a seed, nor a root or
+// approver's secret, nor a PIN is in its memory where root could read it: not
+// while it waits for the TPM, and not at its end.
+func TestCommandMemory(t *testing.T) {
+	for _, experiment := range experiments {
+		t.Run(experiment, func(t *testing.T) {
+			w := newWatched(t, buildCommand(t, experiment))
+			user, so := newPIN(), newPIN()
+			user2, user3, so2 := newPIN(), newPIN(), newPIN()
+			label := newPIN()
+			control := memscantest.Mask("control", []byte(label))
+			const fd = "--pin-source=fd:0"
+			const soFD = "--so-pin-source=fd:0"
+			const newFD = "--new-pin-source=fd:0"
+			for _, step := range []struct {
+				args     []string
+				pins     []string
+				user, so string // afterwards
+			}{
+				{[]string{"init", "--label", label, fd, soFD}, []string{so, user}, user, so},
+				{[]string{"key", "generate", label, "--label", "second", fd}, []string{user}, user, so},
+				{[]string{"pin", label, fd, newFD}, []string{user, user2}, user2, so},
+				{[]string{"pin", label, "--so", soFD, newFD}, []string{so, so2}, user2, so2},
+				{[]string{"pcr", "bind", label, "--pcrs", "7", fd, soFD}, []string{so2, user2}, user2, so2},
+				{[]string{"pcr", "rebind", label, "--predict", "7=" + strings.Repeat("00", 32), soFD}, []string{so2}, user2, so2},
+				{[]string{"pcr", "confirm", label, soFD}, []string{so2}, user2, so2},
+				{[]string{"pcr", "unbind", label, fd, soFD}, []string{so2, user2}, user2, so2},
+				{[]string{"pin", label, "--unblock", soFD, newFD}, []string{so2, user3}, user3, so2},
+			} {
+				m := w.run(step.pins, step.args...)
+				w.learn(step.user, step.so)
+				for _, h := range m.Search(w.needles) {
+					if !h.Locked && h.Name != memscantest.AuthValue {
+						t.Error(h)
+					}
+				}
+				if len(m.Search([]memscantest.Needle{control})) == 0 {
+					t.Errorf("%v: its arguments were not found: the search is blind", step.args)
+				}
+			}
+
+			// A core dump in the midst of it.
+			for _, n := range []int{w.commands / 3, w.commands / 2, w.commands * 2 / 3, w.commands} {
+				core := w.dump(n, []string{so2, user3}, "pin", label, "--unblock", soFD, newFD)
+				for _, name := range memscantest.Search(core, w.needles) {
+					if name != memscantest.AuthValue {
+						t.Errorf("%s in the core dump before TPM command %d", name, n)
+					}
+				}
+				if len(memscantest.Search(core, []memscantest.Needle{control})) == 0 {
+					t.Error("the arguments are not in the core dump: the search is blind")
+				}
+			}
+		})
+	}
+}
+
+// dump runs the command up to its nth TPM command and gives its core dump: the
+// kernel's where that goes to a file in the working directory, else gdb's.
+func (w *watched) dump(n int, pins []string, args ...string) (core []byte) {
+	w.t.Helper()
+	pattern, err := os.ReadFile("/proc/sys/kernel/core_pattern")
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	dumped := make(chan error, 1)
+	w.look = func(pid, at int) {
+		if at != n {
+			return
+		}
+		if strings.ContainsAny(string(pattern), "|/") {
+			out, err := exec.Command("gcore", "-o", filepath.Join(w.dir, "core"), fmt.Sprint(pid)).CombinedOutput()
+			if err != nil {
+				err = fmt.Errorf("%w: %s", err, out)
+			}
+			dumped <- err
+			syscall.Kill(pid, syscall.SIGKILL)
+			return
+		}
+		unlimited := unix.Rlimit{Cur: unix.RLIM_INFINITY, Max: unix.RLIM_INFINITY}
+		dumped <- unix.Prlimit(pid, unix.RLIMIT_CORE, &unlimited, nil)
+		syscall.Kill(pid, syscall.SIGABRT)
+	}
+	cmd := w.start(nil, pins, args...)
+	cmd.Wait()
+	select {
+	case err := <-dumped:
+		if err != nil {
+			w.t.Fatal(err)
+		}
+	default:
+		w.t.Fatalf("there is no TPM command %d", n)
+	}
+	files, _ := filepath.Glob(filepath.Join(w.dir, "core*"))
+	if len(files) != 1 {
+		w.t.Fatalf("core dumps: %v", files)
+	}
+	if core, err = os.ReadFile(files[0]); err != nil {
+		w.t.Fatal(err)
+	}
+	os.Remove(files[0])
+	return core
+}
