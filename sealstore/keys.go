@@ -97,7 +97,7 @@ func (k *keyring) derive(private bool) error {
 		body, seal = labelPrivateBody, labelPrivateSeal
 	}
 	var err error
-	secmem.Do(func() {
+	secmem.Compute(func() {
 		var auth []byte
 		if auth, err = hkdf.Expand(sha256.New, k.secret(), seal, authBytes); err != nil {
 			return
@@ -122,7 +122,7 @@ func (k *keyring) derive(private bool) error {
 // mac computes the token file's MAC under a root secret's keyring.
 func (k *keyring) mac(f *tokenFile) (sum [macSize]byte) {
 	data := f.authenticated()
-	secmem.Do(func() {
+	secmem.Compute(func() {
 		h := hmac.New(sha256.New, k.macKey())
 		h.Write(data)
 		h.Sum(sum[:0])
@@ -218,7 +218,7 @@ func draw(s Sealer, label string, dst []byte) error {
 	if err := s.Random(draws.Bytes()[secretSize:]); err != nil {
 		return err
 	}
-	secmem.Do(func() {
+	secmem.Compute(func() {
 		var prk []byte
 		if prk, err = hkdf.Extract(sha256.New, draws.Bytes(), []byte(label)); err == nil {
 			copy(dst, prk)

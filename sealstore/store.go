@@ -445,9 +445,9 @@ func (s *Store) sealRoot(f *tokenFile, root *keyring, r Role, pin []byte) (pinSe
 	o := SealOptions{DictionaryAttack: !p.NoPIN, Binding: f.Binding}
 	if r == SO {
 		payload, o.Binding = secret.Bytes(), nil
-		copy(payload[secretSize:], root.approver())
+		secmem.Copy(payload[secretSize:], root.approver())
 	}
-	copy(payload, root.secret())
+	secmem.Copy(payload, root.secret())
 	if p.Blob, err = s.sealer.Seal(f.Parent, payload, auth.Bytes(), o); err == nil {
 		err = s.verifySeal(f.Parent, p.Blob, auth.Bytes(), payload)
 	}

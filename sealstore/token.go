@@ -220,8 +220,8 @@ func (t *Token) unsealRing(f *tokenFile, b Blob, auth []byte, private bool) (*ke
 		err = fmt.Errorf("%w: the seal holds %d bytes, not %d", ErrIntegrity, n, secretSize)
 	}
 	if err == nil {
-		copy(k.secret(), secret.Bytes()[:secretSize])
-		copy(k.approver(), secret.Bytes()[secretSize:n])
+		secmem.Copy(k.secret(), secret.Bytes()[:secretSize])
+		secmem.Copy(k.approver(), secret.Bytes()[secretSize:n])
 		err = k.derive(private)
 	}
 	if err != nil {
@@ -455,7 +455,7 @@ func (t *Token) InitUserPIN(pin []byte) error {
 		if err != nil {
 			return nil, err
 		}
-		copy(k.buf.Bytes(), t.root.buf.Bytes())
+		secmem.Copy(k.buf.Bytes(), t.root.buf.Bytes())
 		return k, nil
 	})
 }

@@ -24,7 +24,14 @@ step go vet ./...
 # see that the module has changed, and without the race detector, which sees
 # nothing of the module either.
 mapfile -t packages < <(go list ./... | grep -v /test/p11tool)
-step go test -race -timeout 10m "${packages[@]}"
+# The tests that search memory do it in both builds that there are, and without
+# the race detector, which has a memory of its own.
+memory='CommandMemory|NotInMemory|UnderSignals'
+step go test -race -timeout 10m -skip "$memory" "${packages[@]}"
+for experiment in noruntimesecret runtimesecret; do
+    step env GOEXPERIMENT=$experiment go test -count=1 -timeout 10m -run "$memory" ./internal/secmem ./sealstore
+done
+step go test -count=1 -timeout 10m -run "$memory" ./cmd/icn-p11
 # The race detector would take longer for these than it is worth.
 step go test -timeout 30m -run Faults ./p11 ./sealstore
 step go test -count=1 -timeout 10m ./test/p11tool

@@ -119,7 +119,7 @@ func (w *writer) raw(p []byte) {
 		w.full = true
 		return
 	}
-	w.n += copy(w.buf[w.n:], p)
+	w.n += secmem.Copy(w.buf[w.n:], p)
 }
 
 func (w *writer) u16(v int)      { w.raw([]byte{byte(v >> 8), byte(v)}) }

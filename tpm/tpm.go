@@ -762,7 +762,7 @@ func (t *TPM) Unseal(parent []byte, b sealstore.Blob, auth []byte, dst []byte) (
 		if len(secret) > len(dst) {
 			return fmt.Errorf("%w: it holds %d bytes, at most %d are expected", sealstore.ErrBlob, len(secret), len(dst))
 		}
-		n = copy(dst, secret)
+		n = secmem.Copy(dst, secret)
 		return nil
 	})
 	if took := time.Since(start); err == nil && took > slowUnseal {

@@ -4,7 +4,7 @@
 // crypto/ed25519 is used for verification alone: its private-key functions
 // keep copies of the expanded key on the Go heap. The signer here keeps seed,
 // scalar and prefix in one secret page, and what it derives from them on the
-// stack, inside [secmem.Do].
+// stack, inside [secmem.Compute].
 package eddsa
 
 import (
@@ -86,12 +86,12 @@ func NewKey(seed []byte) (*Key, error) {
 	}
 	// A page is aligned for any type.
 	k := &Key{buf: buf, secret: (*expanded)(unsafe.Pointer(unsafe.SliceData(buf.Bytes())))}
-	copy(k.secret.seed[:], seed)
-	secmem.Do(k.expand)
+	secmem.Compute(func() { k.expand(seed) })
 	return k, nil
 }
 
-func (k *Key) expand() {
+func (k *Key) expand(seed []byte) {
+	copy(k.secret.seed[:], seed)
 	h := sha512.Sum512(k.secret.seed[:])
 	if _, err := k.secret.scalar.SetBytesWithClamping(h[:32]); err != nil {
 		panic(err) // only for a wrong length
@@ -106,7 +106,9 @@ func (k *Key) expand() {
 func (k *Key) Public() [PublicKeySize]byte { return k.public }
 
 // Seed writes the seed to dst, which has at least 32 bytes of secret memory.
-func (k *Key) Seed(dst []byte) { copy(dst, k.secret.seed[:]) }
+func (k *Key) Seed(dst []byte) {
+	secmem.Compute(func() { copy(dst, k.secret.seed[:]) })
+}
 
 // Destroy wipes the key. It must not run beside Sign.
 func (k *Key) Destroy() {
@@ -125,7 +127,7 @@ func (k *Key) Sign(sig []byte, p Params, msg []byte) error {
 	if err := p.check(); err != nil {
 		return err
 	}
-	secmem.Do(func() { k.sign(sig, p, msg) })
+	secmem.Compute(func() { k.sign(sig, p, msg) })
 	return nil
 }
 

@@ -30,4 +30,15 @@ func Do(f func()) {
 func burn() {
 	var b [stackReach]byte
 	Wipe(b[:])
+	scrub(b[:registers], b[registers:2*registers])
 }
+
+// registers is a size that the runtime copies through all 16 vector registers
+// of amd64 at once.
+const registers = 256
+
+// scrub overwrites the vector registers, through which secrets were copied:
+// the next signal would save them on a stack of its own.
+//
+//go:noinline
+func scrub(dst, zeros []byte) { copy(dst, zeros) }

@@ -1,6 +1,6 @@
-/* Searches the memory of a host process for secrets.
+/* Searches the memory and the core dump of a host process for secrets.
  *
- * usage: MODULE=... memscan SEED HASH SECONDS   (see main; memscan.sh calls it)
+ * usage: MODULE=... memscan SEED HASH SECONDS [plain]   (see main; memscan.sh calls it)
  *
  * This process knows what to look for: the seed, what RFC 8032 derives from
  * it, and the PINs. The host is another program image, started with exec, so
@@ -14,7 +14,14 @@
 #include "host.h"
 
 #include <fcntl.h>
+#include <glob.h>
+#include <linux/filter.h>
+#include <linux/seccomp.h>
+#include <stddef.h>
+#include <sys/prctl.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 
 #define PIN_LEN 24
 #define SIGNATURES 1000
@@ -24,7 +31,10 @@ static CK_BYTE ed25519_oid[] = {0x06, 0x03, 0x2b, 0x65, 0x70};
 
 /* What a host is handed over its standard input. */
 struct handed {
-	CK_BYTE so_pin[PIN_LEN], pin[PIN_LEN], seed[32], control[32];
+	CK_BYTE so_pin[PIN_LEN], pin[PIN_LEN];   /* the first ones */
+	CK_BYTE so_pin2[PIN_LEN], pin2[PIN_LEN]; /* set by C_SetPIN */
+	CK_BYTE pin3[PIN_LEN];			 /* set by C_InitPIN, in the end */
+	CK_BYTE seed[32], control[32];
 };
 
 static void read_full(int fd, void *to, size_t n)
@@ -72,15 +82,69 @@ static void sign_often(CK_SESSION_HANDLE s, CK_OBJECT_HANDLE key, int times)
 	}
 }
 
+/* Threads that sign while signals interrupt them: the kernel saves the
+ * registers on the signal stack, where they stay until the next signal. The
+ * threads live on while the process is searched. */
+#define THREADS 24
+static struct signer {
+	pthread_t thread;
+	CK_SESSION_HANDLE s;
+	CK_OBJECT_HANDLE key;
+} signers[THREADS];
+static bool enough;
+static pthread_barrier_t signed_all, searched;
+
 static void *sign_on_thread(void *arg)
 {
-	CK_OBJECT_HANDLE *key = arg;
-	CK_SESSION_HANDLE s;
+	struct signer *me = arg;
 
-	OK(p11->C_OpenSession(find_slot("memscan"), CKF_RW_SERIAL, NULL, NULL, &s));
-	sign_often(s, *key, SIGNATURES / 4);
-	OK(p11->C_CloseSession(s));
+	do
+		sign_often(me->s, me->key, 8);
+	while (!__atomic_load_n(&enough, __ATOMIC_ACQUIRE));
+	pthread_barrier_wait(&signed_all);
+	pthread_barrier_wait(&searched);
 	return NULL;
+}
+
+static void sign_interrupted(CK_OBJECT_HANDLE key)
+{
+	CK_SLOT_ID slot = find_slot("memscan");
+
+	pthread_barrier_init(&signed_all, NULL, THREADS + 1);
+	pthread_barrier_init(&searched, NULL, THREADS + 1);
+	for (int i = 0; i < THREADS; i++) {
+		signers[i].key = key;
+		OK(p11->C_OpenSession(slot, CKF_RW_SERIAL, NULL, NULL, &signers[i].s));
+		CHECK(pthread_create(&signers[i].thread, NULL, sign_on_thread, &signers[i]) == 0);
+	}
+	for (int round = 0; round < 200; round++) {
+		for (int i = 0; i < THREADS; i++)
+			pthread_kill(signers[i].thread, SIGURG); /* what Go itself uses, to preempt */
+		usleep(1000);
+	}
+	__atomic_store_n(&enough, true, __ATOMIC_RELEASE);
+	pthread_barrier_wait(&signed_all);
+	pause_for('t');
+	pthread_barrier_wait(&searched);
+	for (int i = 0; i < THREADS; i++) {
+		pthread_join(signers[i].thread, NULL);
+		OK(p11->C_CloseSession(signers[i].s));
+	}
+}
+
+/* without_memfd_secret makes the kernel one that lacks it. */
+static void without_memfd_secret(void)
+{
+	struct sock_filter refuse[] = {
+		BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr)),
+		BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_memfd_secret, 0, 1),
+		BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | ENOSYS),
+		BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
+	};
+	struct sock_fprog program = {sizeof refuse / sizeof *refuse, refuse};
+
+	CHECK(prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0);
+	CHECK(prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program) == 0);
 }
 
 static int secret_mappings(void);
@@ -102,7 +166,7 @@ static void in_child(void)
 }
 
 /* host makes the token and imports the key, or uses both. */
-static void host(bool import)
+static void host(bool import, bool plain)
 {
 	struct handed *in = calloc(1, sizeof *in);
 	CK_BYTE *control = malloc(sizeof in->control);
@@ -112,6 +176,8 @@ static void host(bool import)
 
 	CHECK(in && control);
 	deadline(300);
+	if (plain)
+		without_memfd_secret();
 	read_full(0, in, sizeof *in);
 	memcpy(control, in->control, sizeof in->control);
 
@@ -127,7 +193,7 @@ static void host(bool import)
 		OK(p11->C_Logout(s));
 	} else
 		OK(p11->C_OpenSession(find_slot("memscan"), CKF_RW_SERIAL, NULL, NULL, &s));
-	OK(p11->C_Login(s, CKU_USER, in->pin, PIN_LEN));
+	OK(p11->C_Login(s, CKU_USER, import ? in->pin : in->pin3, PIN_LEN));
 	if (import) {
 		CK_ULONG class = CKO_PRIVATE_KEY, type = 0x40; /* CKK_EC_EDWARDS */
 		CK_BBOOL yes = 1;
@@ -137,6 +203,14 @@ static void host(bool import)
 			{CKA_VALUE, in->seed, sizeof in->seed},
 		};
 		OK(p11->C_CreateObject(s, t, sizeof t / sizeof *t, &key));
+		OK(p11->C_SetPIN(s, in->pin, PIN_LEN, in->pin2, PIN_LEN));
+		OK(p11->C_Logout(s));
+		OK(p11->C_Login(s, CKU_SO, in->so_pin, PIN_LEN));
+		OK(p11->C_SetPIN(s, in->so_pin, PIN_LEN, in->so_pin2, PIN_LEN));
+		OK(p11->C_InitPIN(s, in->pin3, PIN_LEN));
+		OK(p11->C_Logout(s));
+		OK(p11->C_Login(s, CKU_USER, in->pin3, PIN_LEN));
+		key = find_key(s, CKO_PRIVATE_KEY);
 	} else
 		key = find_key(s, CKO_PRIVATE_KEY);
 	explicit_bzero(in, sizeof *in);
@@ -144,12 +218,7 @@ static void host(bool import)
 	pause_for('i');
 	sign_often(s, key, SIGNATURES);
 	pause_for('s');
-	pthread_t t[2];
-	for (int i = 0; i < 2; i++)
-		CHECK(pthread_create(&t[i], NULL, sign_on_thread, &key) == 0);
-	for (int i = 0; i < 2; i++)
-		pthread_join(t[i], NULL);
-	pause_for('t');
+	sign_interrupted(key);
 	in_child();
 	OK(p11->C_Logout(s));
 	pause_for('o');
@@ -252,7 +321,10 @@ static void make_patterns(const struct handed *h, const CK_BYTE hash[64])
 	add_words("prefix in SHA-512 words", hash + 32);
 	add_words("hash of the seed, first half, in SHA-512 words", hash);
 	add("user PIN", h->pin, PIN_LEN, false);
+	add("second user PIN", h->pin2, PIN_LEN, false);
+	add("third user PIN", h->pin3, PIN_LEN, false);
 	add("SO PIN", h->so_pin, PIN_LEN, false);
+	add("second SO PIN", h->so_pin2, PIN_LEN, false);
 }
 
 /* ---- the scanner ---- */
@@ -303,7 +375,8 @@ static int secret_mappings(void)
 
 struct tally {
 	unsigned long found[16], secret[16], control;
-	unsigned long bytes, unreadable;
+	unsigned long bytes;
+	unsigned long guarded; /* mappings of memfd_secret that could not be read */
 };
 
 static unsigned long occurrences(const CK_BYTE *in, size_t n, const CK_BYTE *what, size_t len)
@@ -318,8 +391,27 @@ static unsigned long occurrences(const CK_BYTE *in, size_t n, const CK_BYTE *wha
 	return count;
 }
 
-/* search counts the patterns in the memory of a process. Either half of one
+/* search_chunk counts the patterns in n bytes and gives how many it has moved
+ * to the beginning, to be searched with the next ones. Either half of a pattern
  * counts, for a vector register or a half-overwritten buffer holds as much. */
+static size_t search_chunk(CK_BYTE *buf, size_t n, bool secret, const char *where, const CK_BYTE control[32], struct tally *t)
+{
+	for (size_t i = 0; i < pattern_count; i++) {
+		const struct pattern *p = &patterns[i];
+		size_t half = p->len / 2;
+		unsigned long hits = occurrences(buf, n, p->bytes, half) + occurrences(buf, n, p->bytes + half, half);
+		if (hits && !secret)
+			printf("    %s: %lu times a half in %s\n", p->name, hits, where);
+		*(secret ? &t->secret[i] : &t->found[i]) += hits;
+	}
+	t->control += occurrences(buf, n, control, 32);
+	/* One byte less than a half: what was counted is not counted again. */
+	size_t kept = n < 11 ? n : 11;
+	memmove(buf, buf + n - kept, kept);
+	return kept;
+}
+
+/* search counts the patterns in the memory of a process. */
 static void search(pid_t pid, const CK_BYTE control[32], struct tally *t)
 {
 	static CK_BYTE buf[CHUNK + 32];
@@ -342,24 +434,12 @@ static void search(pid_t pid, const CK_BYTE control[32], struct tally *t)
 			size_t want = m.hi - at < CHUNK ? m.hi - at : CHUNK;
 			ssize_t got = pread(mem, buf + kept, want, at);
 			if (got <= 0) {
-				t->unreadable++;
+				t->guarded += strstr(m.name, "secretmem") != NULL;
 				break;
 			}
 			at += got;
+			kept = search_chunk(buf, kept + got, m.secret, m.name, control, t);
 			t->bytes += got;
-			size_t n = kept + got;
-			for (size_t i = 0; i < pattern_count; i++) {
-				const struct pattern *p = &patterns[i];
-				size_t half = p->len / 2;
-				unsigned long hits = occurrences(buf, n, p->bytes, half) + occurrences(buf, n, p->bytes + half, half);
-				if (hits && !m.secret)
-					printf("    %s: %lu times a half in %lx-%lx %s\n", p->name, hits, m.lo, m.hi, m.name);
-				*(m.secret ? &t->secret[i] : &t->found[i]) += hits;
-			}
-			t->control += occurrences(buf, n, control, 32);
-			/* One byte less than a half: what was counted is not counted again. */
-			kept = n < 11 ? n : 11;
-			memmove(buf, buf + n - kept, kept);
 		}
 	}
 	fclose(smaps);
@@ -372,7 +452,7 @@ struct child {
 };
 
 /* start runs this program anew, as a host. */
-static struct child start(const char *role, const char *number)
+static struct child start(const char *role, const char *argument)
 {
 	int to[2], from[2];
 	struct child c;
@@ -387,7 +467,7 @@ static struct child start(const char *role, const char *number)
 			close(to[i]);
 			close(from[i]);
 		}
-		execl("/proc/self/exe", "memscan", role, number, (char *)NULL);
+		execl("/proc/self/exe", "memscan", role, argument, (char *)NULL);
 		_exit(127);
 	}
 	close(to[0]);
@@ -409,7 +489,7 @@ static const char *stage_name(char stage)
 	switch (stage) {
 	case 'i': return "key there, before the first signature";
 	case 's': return "after the signatures";
-	case 't': return "after signatures on two threads";
+	case 't': return "after signatures that signals interrupted";
 	case 'k': return "in a forked child";
 	case 'o': return "after C_Logout";
 	case 'f': return "after C_Finalize";
@@ -417,14 +497,86 @@ static const char *stage_name(char stage)
 	return "every pattern is planted";
 }
 
+/* guards tells whether the kernel keeps secret pages from root. The flags are
+ * refused with EINVAL where the system call is known and switched on. */
+static bool guards(bool plain)
+{
+	return !plain && syscall(SYS_memfd_secret, ~0U) < 0 && errno == EINVAL;
+}
+
+/* dump gives the name of a core dump of a process: the kernel's, of which the
+ * process dies, where that goes to the working directory; else gdb's. */
+static const char *dump(pid_t pid)
+{
+	static char name[256];
+	char pattern[256] = "", command[64];
+	struct rlimit unlimited = {RLIM_INFINITY, RLIM_INFINITY};
+	FILE *f = fopen("/proc/sys/kernel/core_pattern", "re");
+	glob_t found;
+
+	CHECK(f && fgets(pattern, sizeof pattern, f));
+	fclose(f);
+	if (strpbrk(pattern, "|/")) {
+		snprintf(command, sizeof command, "gcore -o core %d >/dev/null 2>&1", (int)pid);
+		CHECK(system(command) == 0);
+		CHECK(kill(pid, SIGKILL) == 0);
+	} else {
+		CHECK(prlimit(pid, RLIMIT_CORE, &unlimited, NULL) == 0);
+		CHECK(kill(pid, SIGABRT) == 0);
+	}
+	CHECK(waitpid(pid, NULL, 0) == pid);
+	CHECK(glob("core*", 0, NULL, &found) == 0 && found.gl_pathc == 1);
+	snprintf(name, sizeof name, "%s", found.gl_pathv[0]);
+	globfree(&found);
+	return name;
+}
+
+/* scan_dump searches the core dump of a host that has just signed, with the
+ * key still unlocked where that is configured. */
+static bool scan_dump(const struct handed *h, bool plain)
+{
+	static CK_BYTE buf[CHUNK + 32];
+	struct child c = start("use", plain ? "plain" : "");
+	struct tally t = {0};
+	char stage;
+	size_t kept = 0;
+	unsigned long loose = 0;
+
+	write_full(c.in, h, sizeof *h);
+	scenario = "core dump";
+	pid_t pid;
+	for (int i = 0; i < 2; i++) {
+		if (i)
+			write_full(c.in, "", 1);
+		read_full(c.out, &stage, 1);
+		read_full(c.out, &pid, sizeof pid);
+	}
+	CHECK(stage == 's' && pid == c.pid);
+	const char *name = dump(c.pid);
+	int fd = open(name, O_RDONLY | O_CLOEXEC);
+	CHECK(fd >= 0);
+	for (ssize_t got; (got = read(fd, buf + kept, CHUNK)) > 0; t.bytes += got)
+		kept = search_chunk(buf, kept + got, false, "the core dump", h->control, &t);
+	close(fd);
+	unlink(name);
+	close(c.in);
+	close(c.out);
+	for (size_t i = 0; i < pattern_count; i++)
+		loose += t.found[i];
+	printf("  core dump: %lu hits in %.1f MiB\n", loose, t.bytes / 1048576.0);
+	if (t.control == 0)
+		puts("    the control value was not found: the search is blind");
+	return loose == 0 && t.control;
+}
+
 /* scan_host runs a host through its stages. The key may be in secret memory
  * while it is unlocked, and nothing may be anywhere else, ever. */
-static bool scan_host(const char *role, const struct handed *h, bool keeps)
+static bool scan_host(const char *role, const struct handed *h, bool keeps, bool plain)
 {
 	bool clean = true;
 	char stage;
 	pid_t pid;
-	struct child c = start(role, "");
+	struct child c = start(role, plain ? "plain" : "");
 	struct tally t;
 
 	write_full(c.in, h, sizeof *h);
@@ -450,6 +602,14 @@ static bool scan_host(const char *role, const struct handed *h, bool keeps)
 		putchar('\n');
 		if (t.control == 0) {
 			puts("    the control value was not found: the search is blind");
+			clean = false;
+		}
+		if ((guards(plain) && stage != 'k') != (t.guarded > 0)) {
+			printf("    %lu pages of memfd_secret that cannot be read\n", t.guarded);
+			clean = false;
+		}
+		if (unlocked && stage != 'i' && !guards(plain) && !secret) {
+			puts("    the key was not found where it is: the search is blind");
 			clean = false;
 		}
 		clean = clean && loose == 0;
@@ -502,12 +662,22 @@ static void read_file(const char *path, void *to, size_t n)
 	close(fd);
 }
 
-/* memscan SEED HASH SECONDS: the files with the seed and its SHA-512, and the
- * auto_lock_timeout_secs of the configuration in force. */
+static void random_pin(CK_BYTE pin[PIN_LEN])
+{
+	CK_BYTE digits[PIN_LEN];
+
+	read_file("/dev/urandom", digits, sizeof digits);
+	for (int i = 0; i < PIN_LEN; i++)
+		pin[i] = 'a' + digits[i] % 26;
+}
+
+/* memscan SEED HASH SECONDS [plain]: the files with the seed and its SHA-512,
+ * and the auto_lock_timeout_secs of the configuration in force; with plain, on
+ * a kernel that lacks memfd_secret. */
 int main(int argc, char **argv)
 {
 	struct handed h;
-	CK_BYTE hash[64], digits[2 * PIN_LEN];
+	CK_BYTE hash[64];
 
 	module_path = getenv("MODULE");
 	if (argc == 3) {
@@ -515,11 +685,11 @@ int main(int argc, char **argv)
 		if (strcmp(argv[1], "control") == 0)
 			host_with(atoi(argv[2]));
 		else
-			host(strcmp(argv[1], "import") == 0);
+			host(strcmp(argv[1], "import") == 0, strcmp(argv[2], "plain") == 0);
 		return 0;
 	}
-	if (argc != 4 || !module_path) {
-		fprintf(stderr, "usage: MODULE=... memscan SEED HASH SECONDS\n");
+	if (argc < 4 || argc > 5 || !module_path) {
+		fprintf(stderr, "usage: MODULE=... memscan SEED HASH SECONDS [plain]\n");
 		return 2;
 	}
 	setvbuf(stdout, NULL, _IOLBF, 0);
@@ -528,16 +698,17 @@ int main(int argc, char **argv)
 	read_file(argv[1], h.seed, sizeof h.seed);
 	read_file(argv[2], hash, sizeof hash);
 	read_file("/dev/urandom", h.control, sizeof h.control);
-	read_file("/dev/urandom", digits, sizeof digits);
-	for (int i = 0; i < PIN_LEN; i++) {
-		h.pin[i] = 'a' + digits[i] % 26;
-		h.so_pin[i] = 'a' + digits[PIN_LEN + i] % 26;
-	}
+	random_pin(h.pin);
+	random_pin(h.pin2);
+	random_pin(h.pin3);
+	random_pin(h.so_pin);
+	random_pin(h.so_pin2);
 	make_patterns(&h, hash);
 
-	bool keeps = atoi(argv[3]) > 0;
-	bool ok = scan_host("import", &h, keeps);
-	ok &= scan_host("use", &h, keeps);
+	bool keeps = atoi(argv[3]) > 0, plain = argc == 5;
+	bool ok = scan_host("import", &h, keeps, plain);
+	ok &= scan_host("use", &h, keeps, plain);
+	ok &= scan_dump(&h, plain);
 	ok &= scan_control(&h);
 	return ok ? 0 : 1;
 }

@@ -29,20 +29,22 @@ until [ -S "$work/s" ] && [ -S "$work/s.ctrl" ]; do
 	sleep 0.05
 done
 
-# scan SECONDS: with that auto_lock_timeout_secs, a store and a key of its own.
+# scan MODULE SECONDS [plain]: with that auto_lock_timeout_secs, a store and a
+# key of its own. It runs where core dumps may go.
 scan() {
-	dir=$work/$1
+	dir=$work/$2$3
+	rm -rf "$dir"
 	mkdir -m 700 "$dir" "$dir/store"
 	cat >"$dir/icn-p11.conf" <<CONF
 device_path = "swtpm:path=$work/s"
 sealed_blob_dir = "$dir/store"
-auto_lock_timeout_secs = $1
+auto_lock_timeout_secs = $2
 log_file = "$dir/log"
 CONF
 	head -c 32 /dev/urandom >"$dir/seed"
 	openssl dgst -sha512 -binary "$dir/seed" >"$dir/hash"
-	echo "auto_lock_timeout_secs = $1:"
-	if ! ICN_P11_CONF=$dir/icn-p11.conf "$work/memscan" "$dir/seed" "$dir/hash" "$1"; then
+	echo "auto_lock_timeout_secs = $2${3:+, without memfd_secret}:"
+	if ! (cd "$dir" && MODULE=$1 ICN_P11_CONF=$dir/icn-p11.conf "$work/memscan" "$dir/seed" "$dir/hash" "$2" ${3:+"$3"}); then
 		echo "memscan: secrets were found, or the search failed" >&2
 		[ ! -s "$dir/log" ] || tail -n 20 "$dir/log" >&2
 		return 1
@@ -50,8 +52,14 @@ CONF
 }
 
 status=0
-for seconds in 0 300; do
-	scan "$seconds" || status=1
-done
+scan "$MODULE" 0 "" || status=1
+scan "$MODULE" 300 "" || status=1
+scan "$MODULE" 300 plain || status=1
+# The build of a toolchain that lacks runtime/secret.
+make -s -C "$here/../.." GOEXPERIMENT=noruntimesecret module="$work/icn-p11.so" "$work/icn-p11.so" >"$work/make.log" 2>&1 ||
+	{ cat "$work/make.log" >&2; exit 1; }
+echo "without runtime/secret:"
+scan "$work/icn-p11.so" 0 "" || status=1
+scan "$work/icn-p11.so" 300 "" || status=1
 [ "$status" = 0 ] && echo "memscan: ok"
 exit "$status"
