@@ -247,7 +247,7 @@ func (d *doctor) directory(p *place) {
 	}
 	uid, gid := owners(st)
 	shared := st.Mode().Perm()&0o050 == 0o050 // with the group
-	var loose, mixed, stray, unreadable, closed []string
+	var loose, mixed, stray, unreadable, closed, locked []string
 	filepath.WalkDir(dir, func(path string, e fs.DirEntry, err error) error {
 		if err != nil {
 			unreadable = append(unreadable, path)
@@ -267,7 +267,14 @@ func (d *doctor) directory(p *place) {
 		if info.Mode().Perm()&0o027 != 0 {
 			loose = append(loose, path)
 		}
+		need := fs.FileMode(0o600)
+		if e.IsDir() {
+			need = 0o700
+		}
 		u, g := owners(info)
+		if u == uid && info.Mode().Perm()&need != need {
+			locked = append(locked, path)
+		}
 		if u != uid {
 			mixed = append(mixed, path)
 		}
@@ -284,6 +291,10 @@ func (d *doctor) directory(p *place) {
 			healthy = false
 			d.add(name, result, cure, "%s: %s", what, some(paths))
 		}
+	}
+	if mine {
+		report(locked, resultFail, "chmod -R u=rwX "+dir, "closed to "+owner+", whose store this is")
+		unreadable = nil // told by mode or owner
 	}
 	report(unreadable, resultFail, "run this as "+owner+", or let that user's group read it: chgrp -R GROUP "+dir+"; chmod -R g=rX "+dir, "cannot be read")
 	asOwner, asRoot := "as "+owner+": ", "as root: "
