@@ -2,6 +2,8 @@
 
 package secmem
 
+import "runtime"
+
 // stackReach is more stack than the computations on secrets here use.
 const stackReach = 16 << 10
 
@@ -20,7 +22,11 @@ func Do(f func()) {
 	// When a stack grows, the runtime moves it and leaves the old copy behind;
 	// it is made large enough before there is a secret on it.
 	burn()
+	// So does a stack that the garbage collector shrinks, which it only does
+	// while less than a quarter is used: with this much it is not.
+	var held [stackReach]byte
 	f()
+	runtime.KeepAlive(&held)
 	burn()
 }
 
