@@ -53,7 +53,7 @@ func (a *app) srkCommand() *cobra.Command {
 		Long: `Tokens are sealed under the storage root key, which the TPM can create again each
 time. A persistent one at key_handle saves that time, and is needed where the
 TPM's owner hierarchy has a password.`,
-		Args: cobra.NoArgs,
+		Args: noArgs,
 		RunE: func(*cobra.Command, []string) error {
 			return usage("which command? show, persist or evict")
 		},
@@ -74,7 +74,7 @@ func (a *app) srkVerb(verb, short, long string, run func(*place, *passwordFlag) 
 		Use:   verb,
 		Short: short,
 		Long:  long,
-		Args:  cobra.NoArgs,
+		Args:  noArgs,
 		RunE: a.does(func(*cobra.Command, []string) error {
 			p, err := a.open()
 			if err != nil {
