@@ -255,6 +255,22 @@ func (l *library) fail(op string, serial string, err error) error {
 	default:
 		rv = CKR_FUNCTION_FAILED
 	}
-	l.log.Log(context.Background(), level, op+" failed", "token", serial, "code", rv.Error(), "error", err)
+	attrs := []any{"token", serial, "code", rv.Error(), "error", err}
+	if errors.Is(err, sealstore.ErrLockout) {
+		attrs = append(attrs, "wait", l.wait())
+	}
+	l.log.Log(context.Background(), level, op+" failed", attrs...)
 	return &coded{rv, err}
+}
+
+// wait tells for how long the TPM will refuse PINs.
+func (l *library) wait() string {
+	state, err := l.tpm.Lockout()
+	switch {
+	case err != nil:
+		return "unknown"
+	case state.Interval == 0:
+		return "until the TPM's lockout is reset"
+	}
+	return fmt.Sprintf("at most %v, until the TPM forgives a wrong PIN; \"icn-p11 lockout reset\" ends it", state.Interval)
 }

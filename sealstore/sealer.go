@@ -53,6 +53,8 @@ type Lockout struct {
 	// InLockout reports that the TPM refuses every authorisation of a
 	// protected object at present, right ones too.
 	InLockout bool
+	// Password reports that the lockout hierarchy has a password.
+	Password bool
 }
 
 // Sealer binds secrets to one machine. tpm.TPM implements it with a TPM 2.0,

@@ -231,6 +231,12 @@ func (t *TPM) keyHandle() tpm2.TPMHandle { return tpm2.TPMHandle(t.cfg.KeyHandle
 // permanentOwnerAuth is ownerAuthSet in TPMA_PERMANENT (Part 2, 8.6).
 const permanentOwnerAuth = 1 << 0
 
+// Bits of the same: lockoutAuthSet and inLockout.
+const (
+	permanentLockoutAuth = 1 << 2
+	permanentInLockout   = 1 << 9
+)
+
 // isWrongAuth recognises the refusal of a password.
 func isWrongAuth(err error) bool {
 	return errors.Is(err, tpm2.TPMRCBadAuth) || errors.Is(err, tpm2.TPMRCAuthFail)

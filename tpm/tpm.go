@@ -846,20 +846,62 @@ func (t *TPM) Random(p []byte) error {
 // Lockout implements sealstore.Sealer with one TPM2_GetCapability.
 func (t *TPM) Lockout() (l sealstore.Lockout, err error) {
 	err = t.within(min(glance, t.cfg.Timeout), "reading the lockout counters", func() error {
-		props, err := t.properties(tpm2.TPMPTLockoutCounter, 4)
+		// From TPM_PT_PERMANENT to TPM_PT_LOCKOUT_RECOVERY (Part 2, 6.13).
+		props, err := t.properties(tpm2.TPMPTPermanent, 18)
 		if err != nil {
 			return err
 		}
 		l = sealstore.Lockout{
-			Counter:  props[tpm2.TPMPTLockoutCounter],
-			Max:      props[tpm2.TPMPTMaxAuthFail],
-			Interval: time.Duration(props[tpm2.TPMPTLockoutInterval]) * time.Second,
-			Recovery: time.Duration(props[tpm2.TPMPTLockoutRecovery]) * time.Second,
+			InLockout: props[tpm2.TPMPTPermanent]&permanentInLockout != 0,
+			Password:  props[tpm2.TPMPTPermanent]&permanentLockoutAuth != 0,
+			Counter:   props[tpm2.TPMPTLockoutCounter],
+			Max:       props[tpm2.TPMPTMaxAuthFail],
+			Interval:  time.Duration(props[tpm2.TPMPTLockoutInterval]) * time.Second,
+			Recovery:  time.Duration(props[tpm2.TPMPTLockoutRecovery]) * time.Second,
 		}
-		l.InLockout = l.Max > 0 && l.Counter >= l.Max
+		// The bit is set by the next try only.
+		l.InLockout = l.InLockout || l.Max > 0 && l.Counter >= l.Max
 		return nil
 	})
 	return l, err
+}
+
+// ResetLockout forgets the wrong tries (TPM2_DictionaryAttackLockReset, Part 3,
+// 25.2). password is that of the lockout hierarchy; after a wrong one the TPM
+// takes none for the recovery time.
+func (t *TPM) ResetLockout(password []byte) error {
+	l, err := t.Lockout()
+	if err != nil {
+		return err
+	}
+	if err := checkPassword("lockout password", l.Password, password); err != nil {
+		return err
+	}
+	if l.Password && len(password) == 0 {
+		return errors.New("the TPM has a lockout password, which was not given")
+	}
+	err = t.do("resetting the lockout", func() error {
+		return t.withPassword(password, func(s *warmSession) error {
+			page, err := secmem.New(secmem.Max)
+			if err != nil {
+				return err
+			}
+			defer page.Destroy()
+			t.counting = true
+			_, err = t.exec(command{
+				code: tpm2.TPMCCDictionaryAttackLockReset, handles: []tpm2.TPMHandle{tpm2.TPMRHLockout},
+				names: []tpm2.TPM2BName{tpm2.HandleName(tpm2.TPMRHLockout)},
+			}, s, page.Bytes())
+			switch {
+			case isWrongAuth(err):
+				return fmt.Errorf("wrong lockout password: the TPM takes none now for %v", l.Recovery)
+			case errors.Is(err, tpm2.TPMRCLockout):
+				return fmt.Errorf("the TPM takes no lockout password at present: one that was wrong keeps it from that for %v", l.Recovery)
+			}
+			return err
+		})
+	})
+	return err
 }
 
 func (t *TPM) properties(first tpm2.TPMPT, n uint32) (map[tpm2.TPMPT]uint32, error) {

@@ -174,7 +174,9 @@ func (d *doctor) chip(p *place) bool {
 	detail := fmt.Sprintf("%d of %d wrong PINs are remembered; %s", l.Counter, l.Max, forgiven(l))
 	switch {
 	case l.InLockout:
-		d.add("TPM lockout", resultFail, "wait, or let the TPM's owner run tpm2_dictionarylockout --clear-lockout", "every PIN is refused: %s", detail)
+		d.add("TPM lockout", resultFail, "wait, or end it with \"icn-p11 lockout reset\"", "every PIN is refused: %s", detail)
+	case l.Interval == 0:
+		d.add("TPM lockout", resultWarn, "", "%s", detail)
 	case l.Counter > 0:
 		d.add("TPM lockout", resultWarn, "all users of this TPM share the counter; make sure that the PIN is right", "%s", detail)
 	default:

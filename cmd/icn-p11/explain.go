@@ -17,7 +17,7 @@ func explain(err error) error {
 	case err == nil:
 		return nil
 	case errors.Is(err, sealstore.ErrLockout):
-		return fmt.Errorf("%w; waiting helps, \"icn-p11 doctor\" says how long, and the TPM's owner can end it with tpm2_dictionarylockout --clear-lockout", sealstore.ErrLockout)
+		return fmt.Errorf("%w; waiting helps, \"icn-p11 lockout show\" says how long, and \"icn-p11 lockout reset\" ends it", sealstore.ErrLockout)
 	case errors.Is(err, sealstore.ErrAuth):
 		return errors.New("wrong PIN")
 	case errors.Is(err, sealstore.ErrNoPIN):
@@ -70,7 +70,7 @@ func (p *place) pinFailure(who string, err error) error {
 // forgiven tells how the TPM's counter of wrong tries goes down.
 func forgiven(l sealstore.Lockout) string {
 	if l.Interval == 0 {
-		return "it forgives none by itself"
+		return "it counts none, so that PINs can be guessed: let the TPM's owner set a recovery time (tpm2_dictionarylockout)"
 	}
 	return "it forgives one each " + span(l.Interval)
 }

@@ -272,6 +272,7 @@ type lockoutState struct {
 	Interval uint64 `json:"interval_secs"`
 	Recovery uint64 `json:"recovery_secs"`
 	Locked   bool   `json:"locked"`
+	Password bool   `json:"lockout_password_set"`
 }
 
 func (a *app) showCommand() *cobra.Command {
@@ -324,7 +325,8 @@ func (p *place) details(t sealstore.TokenInfo) (d details, why error) {
 	for _, x := range damage {
 		d.Damaged = append(d.Damaged, x.Err.Error())
 	}
-	d.Lockout = &lockoutState{l.Counter, l.Max, uint64(l.Interval.Seconds()), uint64(l.Recovery.Seconds()), l.InLockout}
+	state := lockoutOf(l)
+	d.Lockout = &state
 	if err != nil {
 		return d, err
 	}

@@ -79,6 +79,7 @@ func TestScript(t *testing.T) {
 					tpm.Restart()
 				case "other":
 					other := swtpmtest.Start(ts.Value(testKey).(testing.TB))
+					ts.Setenv("TPM2TOOLS_TCTI", other.Device())
 					ts.Check(writeConf(ts.Getenv("ICN_P11_CONF"), other.Device(), ts.Getenv("STORE")))
 				case "boot":
 					tpm.Reboot()

@@ -1,0 +1,98 @@
+package main
+
+import (
+	"fmt"
+	"text/tabwriter"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/InterCooperative-Network/icn-p11/sealstore"
+)
+
+func (a *app) lockoutCommand() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "lockout",
+		Short: "Show the TPM's counter of wrong PINs, and reset it",
+		Long: `The TPM counts wrong PINs, of all tokens and of all other users together, and
+refuses every PIN for some time when there are too many.`,
+		Args: noArgs,
+		RunE: func(*cobra.Command, []string) error { return usage("which command? show or reset") },
+	}
+	cmd.AddCommand(a.lockoutShow(), a.lockoutReset())
+	return cmd
+}
+
+func (a *app) lockoutShow() *cobra.Command {
+	var asJSON bool
+	cmd := &cobra.Command{
+		Use:   "show",
+		Short: "Show the counter of wrong PINs, and how long it lasts",
+		Args:  noArgs,
+		RunE: a.does(func(*cobra.Command, []string) error {
+			p, err := a.open()
+			if err != nil {
+				return err
+			}
+			defer p.tpm.Close()
+			l, err := p.tpm.Lockout()
+			if err != nil {
+				return explain(err)
+			}
+			if asJSON {
+				return a.json(lockoutOf(l))
+			}
+			w := tabwriter.NewWriter(a.out, 0, 0, 2, ' ', 0)
+			fmt.Fprintf(w, "Wrong PINs\t%d of %d\n", l.Counter, l.Max)
+			fmt.Fprintf(w, "State\t%s\n", map[bool]string{true: "locked: every PIN is refused", false: "open"}[l.InLockout])
+			fmt.Fprintf(w, "Forgiven\t%s\n", forgiven(l))
+			if l.Counter > 0 && l.Interval > 0 {
+				fmt.Fprintf(w, "Next\tin at most %s; all in at most %s\n", span(l.Interval), span(time.Duration(l.Counter)*l.Interval))
+			}
+			fmt.Fprintf(w, "Reset\t%s\n", map[bool]string{
+				true:  "needs the lockout password; a wrong one keeps it from that for " + span(l.Recovery),
+				false: "needs no password: none is set",
+			}[l.Password])
+			return w.Flush()
+		}),
+	}
+	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
+	return cmd
+}
+
+func (a *app) lockoutReset() *cobra.Command {
+	password := &passwordFlag{name: "lockout-auth-source", what: "lockout password"}
+	cmd := &cobra.Command{
+		Use:   "reset",
+		Short: "Have the TPM forget the wrong PINs",
+		Args:  noArgs,
+		RunE: a.does(func(*cobra.Command, []string) error {
+			p, err := a.open()
+			if err != nil {
+				return err
+			}
+			defer p.tpm.Close()
+			l, err := p.tpm.Lockout()
+			if err != nil {
+				return explain(err)
+			}
+			p.tpm.Release() // somebody may have to type
+			b, err := password.read(l.Password)
+			if err != nil {
+				return err
+			}
+			defer b.Destroy()
+			if err := p.tpm.ResetLockout(b.Bytes()); err != nil {
+				return err
+			}
+			a.note("The TPM has forgotten %s", count(int(l.Counter), "wrong PIN"))
+			return nil
+		}),
+	}
+	password.on(cmd)
+	return cmd
+}
+
+func lockoutOf(l sealstore.Lockout) lockoutState {
+	return lockoutState{l.Counter, l.Max, uint64(l.Interval.Seconds()), uint64(l.Recovery.Seconds()), l.InLockout, l.Password}
+}
