@@ -100,6 +100,8 @@ func (t *TPM) PCRs(bank string, pcrs []int) (values [][]byte, err error) {
 	return values, err
 }
 
+var errNoPCR = errors.New("has no value in the bank")
+
 // readPCRs asks for each PCR alone, since a TPM answers for as many at a time
 // as it likes.
 func (t *TPM) readPCRs(bank string, pcrs []int) (values [][]byte, err error) {
@@ -116,7 +118,7 @@ func (t *TPM) readPCRs(bank string, pcrs []int) (values [][]byte, err error) {
 			return nil, errFrame
 		}
 		if len(r.PCRValues.Digests) != 1 || len(r.PCRValues.Digests[0].Buffer) != banks[bank].size {
-			return nil, fmt.Errorf("PCR %d has no value in the %s bank: choose another pcr_bank", n, bank)
+			return nil, fmt.Errorf("PCR %d %w %s: choose another pcr_bank", n, errNoPCR, bank)
 		}
 		values = append(values, r.PCRValues.Digests[0].Buffer)
 	}

@@ -14,11 +14,11 @@ import (
 	"crypto/subtle"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	"slices"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"github.com/google/go-tpm/tpm2"
@@ -956,9 +956,10 @@ func (t *TPM) explain(op string, err error) error {
 		kind = sealstore.ErrAuth
 	case errors.Is(err, tpm2.TPMRCLockout):
 		kind = sealstore.ErrLockout
-	case errors.As(err, &lost), errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF), errors.Is(err, errFrame):
-		// EOF is where an answer ends too early for go-tpm.
+	case errors.As(err, &lost), errors.Is(err, errFrame):
 		kind = sealstore.ErrUnavailable
+	case undecodable(err):
+		kind, err = sealstore.ErrUnavailable, fmt.Errorf("%w: %w", errFrame, err)
 	case errors.Is(err, tpm2.TPMRCFailure):
 		err = advice.With(err, "the TPM has failed its self test: restart the machine")
 		kind = sealstore.ErrUnavailable
@@ -967,6 +968,19 @@ func (t *TPM) explain(op string, err error) error {
 		return fmt.Errorf("%s: %s: %w", t, op, err)
 	}
 	return fmt.Errorf("%s: %s: %w: %w", t, op, kind, err)
+}
+
+// undecodable recognises what go-tpm says of an answer that it cannot decode,
+// which has no type of its own: all else has.
+func undecodable(err error) bool {
+	var rc tpm2.TPMRC
+	var fmt1 tpm2.TPMFmt1Error
+	var system syscall.Errno
+	if errors.As(err, &rc) || errors.As(err, &fmt1) || errors.As(err, &system) {
+		return false
+	}
+	return !slices.ContainsFunc([]error{sealstore.ErrParent, sealstore.ErrBlob, sealstore.ErrIntegrity, sealstore.ErrPCR, errNoPCR},
+		func(known error) bool { return errors.Is(err, known) })
 }
 
 // Report is what the doctor wants to know about a TPM.

@@ -1,0 +1,239 @@
+package tpm
+
+import (
+	"bytes"
+	"encoding/binary"
+	"log/slog"
+	"runtime"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/google/go-tpm/tpm2"
+
+	"github.com/InterCooperative-Network/icn-p11/internal/secmem"
+	"github.com/InterCooperative-Network/icn-p11/internal/swtpmtest"
+	"github.com/InterCooperative-Network/icn-p11/sealstore"
+)
+
+// replay is a TPM that says what it is given, whatever it is asked.
+type replay struct{ *bytes.Reader }
+
+func (replay) String() string                     { return "replay" }
+func (r replay) open(time.Duration) (conn, error) { return &stream{r}, nil }
+func (replay) keep() bool                         { return true }
+func (replay) alone() bool                        { return true }
+func (replay) managed() bool                      { return false }
+func (replay) startup() bool                      { return true }
+func (replay) Write(p []byte) (int, error)        { return len(p), nil }
+func (replay) Close() error                       { return nil }
+func (replay) SetDeadline(time.Time) error        { return nil }
+
+// tape records what a TPM answers.
+type tape struct {
+	opener
+	answers []byte
+}
+
+func (t *tape) open(limit time.Duration) (conn, error) {
+	c, err := t.opener.open(limit)
+	return &taped{c, t}, err
+}
+
+type taped struct {
+	conn
+	t *tape
+}
+
+func (c *taped) exchange(command []byte, limit time.Duration) ([]byte, error) {
+	a, err := c.conn.exchange(command, limit)
+	c.t.answers = append(c.t.answers, a...)
+	return a, err
+}
+
+// sealed is what the operations work on.
+type sealed struct {
+	parent      []byte
+	free, bound sealstore.Blob
+	binding     *sealstore.Binding
+}
+
+var (
+	fuzzAuth   = bytes.Repeat([]byte("a"), authSize)
+	fuzzSecret = bytes.Repeat([]byte("s"), 32)
+)
+
+// operations are all that a TPM is asked for.
+var operations = []func(t *TPM, s *sealed) error{
+	func(t *TPM, s *sealed) error { _, err := t.Parent(); return err },
+	func(t *TPM, s *sealed) error {
+		_, err := t.Seal(s.parent, fuzzSecret, fuzzAuth, sealstore.SealOptions{})
+		return err
+	},
+	func(t *TPM, s *sealed) error { return fuzzUnseal(t, s.parent, s.free) },
+	func(t *TPM, s *sealed) error { return fuzzUnseal(t, s.parent, s.bound) },
+	func(t *TPM, s *sealed) error {
+		b := s.bound
+		b.Binding = &sealstore.Binding{Bank: b.Binding.Bank, PCRs: b.Binding.PCRs, Approver: b.Binding.Approver, Approvals: slices.Clone(b.Binding.Approvals)}
+		b.Binding.Approvals[0].Ticket = nil
+		return fuzzUnseal(t, s.parent, b)
+	},
+	func(t *TPM, s *sealed) error {
+		_, err := t.ChangeAuth(s.parent, s.free, fuzzAuth, fuzzAuth)
+		return err
+	},
+	func(t *TPM, s *sealed) error { return t.TryLoad(s.parent, s.free) },
+	func(t *TPM, s *sealed) error { return t.Random(make([]byte, 40)) },
+	func(t *TPM, s *sealed) error { _, err := t.Lockout(); return err },
+	func(t *TPM, s *sealed) error { _, err := t.PCRs("sha256", []int{0, 7}); return err },
+	func(t *TPM, s *sealed) error {
+		_, err := t.Approve(s.binding, [][]byte{fuzzSecret, fuzzSecret}, fuzzSecret)
+		return err
+	},
+	func(t *TPM, s *sealed) error { _, err := t.Check(); return err },
+	func(t *TPM, s *sealed) error { _, err := t.Device(); return err },
+	func(t *TPM, s *sealed) error {
+		return t.do("flushing", func() error { t.flushStale(); return nil })
+	},
+}
+
+func fuzzUnseal(t *TPM, parent []byte, b sealstore.Blob) error {
+	page, err := secmem.New(maxSecret)
+	if err != nil {
+		return err
+	}
+	defer page.Destroy()
+	_, err = t.Unseal(parent, b, fuzzAuth, page.Bytes())
+	return err
+}
+
+// recorded makes seals in a software TPM, and records its answers to each
+// operation.
+func recorded(t testing.TB) (s *sealed, answers [][]byte) {
+	t.Helper()
+	device := swtpmtest.Start(t).Device()
+	fresh := func() (*TPM, *tape) {
+		d, err := New(Config{Device: device, KeyHandle: 0x81000001})
+		if err != nil {
+			t.Fatal(err)
+		}
+		x := &tape{opener: d.opener}
+		d.opener = x
+		return d, x
+	}
+	d, _ := fresh()
+	must := func(err error) {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	s = &sealed{binding: &sealstore.Binding{Bank: "sha256", PCRs: []int{0, 7}}}
+	var err error
+	s.parent, err = d.Parent()
+	must(err)
+	s.free, err = d.Seal(s.parent, fuzzSecret, fuzzAuth, sealstore.SealOptions{})
+	must(err)
+	s.binding.Approver, err = d.Approver(fuzzSecret)
+	must(err)
+	values, err := d.PCRs(s.binding.Bank, s.binding.PCRs)
+	must(err)
+	a, err := d.Approve(s.binding, values, fuzzSecret)
+	must(err)
+	s.binding.Approvals = []sealstore.Approval{a}
+	s.bound, err = d.Seal(s.parent, fuzzSecret, fuzzAuth, sealstore.SealOptions{Binding: s.binding})
+	must(err)
+	must(d.Close())
+	for _, op := range operations {
+		d, x := fresh()
+		must(op(d, s))
+		must(d.Close())
+		answers = append(answers, x.answers)
+	}
+	return s, answers
+}
+
+// answered runs an operation on a TPM that answers so. Whatever it says, there
+// is no panic, no large allocation, and an end.
+func answered(t *testing.T, s *sealed, op int, answers []byte) error {
+	t.Helper()
+	d := &TPM{cfg: Config{KeyHandle: 0x81000001, Timeout: time.Second, Idle: time.Hour, Log: slog.New(slog.DiscardHandler)},
+		opener: replay{bytes.NewReader(answers)}}
+	var before, after runtime.MemStats
+	runtime.ReadMemStats(&before)
+	start := time.Now()
+	err := operations[op](d, s)
+	d.Close()
+	runtime.ReadMemStats(&after)
+	if n := after.TotalAlloc - before.TotalAlloc; n > 8<<20+64*uint64(len(answers)) {
+		t.Errorf("operation %d took %d bytes for %d bytes of answers: %x", op, n, len(answers), answers)
+	}
+	if took := time.Since(start); took > 2*patience {
+		t.Errorf("operation %d took %v: %x", op, took, answers)
+	}
+	return err
+}
+
+func FuzzAnswers(f *testing.F) {
+	s, answers := recorded(f)
+	for op, a := range answers {
+		f.Add(op, a)
+	}
+	f.Fuzz(func(t *testing.T, op int, a []byte) {
+		if op >= 0 && op < len(operations) && len(a) < 1<<16 {
+			answered(t, s, op, a)
+		}
+	})
+}
+
+// TestHostileAnswers alters recorded answers in each place.
+func TestHostileAnswers(t *testing.T) {
+	s, recordings := recorded(t)
+	for op, all := range recordings {
+		// What a session authenticates is refused when it is replayed; all else
+		// is as good as the first time.
+		err := answered(t, s, op, all)
+		if op >= 6 && op <= 10 && err != nil {
+			t.Errorf("operation %d, unaltered: %v", op, err)
+		}
+		for i := 0; i < len(all); i += 3 {
+			for _, size := range []int{1, 2, 4} {
+				for _, v := range []byte{0, 0xff} {
+					bad := bytes.Clone(all)
+					for k := i; k < min(i+size, len(bad)); k++ {
+						bad[k] = v
+					}
+					answered(t, s, op, bad)
+				}
+			}
+			answered(t, s, op, all[:i])
+		}
+	}
+}
+
+// FuzzSplitAnswer feeds the reader of answers that carry secrets.
+func FuzzSplitAnswer(f *testing.F) {
+	for _, s := range [][]byte{nil, make([]byte, 10), {0x80, 0x02, 0, 0, 0, 14, 0, 0, 0, 0, 0xff, 0xff, 0xff, 0xff},
+		{0x80, 0x02, 0, 0, 0, 18, 0, 0, 0, 0, 0, 0, 0, 4, 0, 2, 1, 2}, {0x80, 0x01, 0, 0, 0, 10, 0, 0, 0x09, 0x21}} {
+		f.Add(s)
+	}
+	f.Fuzz(func(t *testing.T, a []byte) {
+		params, auths, err := splitAnswer(a)
+		if err != nil {
+			if params != nil || auths != nil {
+				t.Error("an error and a result")
+			}
+			return
+		}
+		if len(params)+len(auths)+14 != len(a) || binary.BigEndian.Uint32(a[10:]) != uint32(len(params)) {
+			t.Errorf("%x: %x, %x", a, params, auths)
+		}
+		r := reader{params}
+		for n := 0; len(r.buf) > 0; n++ {
+			if p := r.sized(); r.buf != nil && len(p) > len(params) || n > len(params) {
+				t.Errorf("%x: %x", params, p)
+			}
+		}
+		tpm2.Unmarshal[tpm2.TPMSAuthResponse](auths)
+	})
+}
