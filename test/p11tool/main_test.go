@@ -118,9 +118,9 @@ func isolated(t *testing.T, s setup, body func(t *testing.T, p *place)) {
 	}
 	p.writeConf(t, device, s)
 
-	ctx, cancel := context.WithTimeout(t.Context(), 4*time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 7*time.Minute)
 	defer cancel()
-	cmd := exec.CommandContext(ctx, os.Args[0], "-test.run=^"+t.Name()+"$", "-test.v", "-test.timeout=3m")
+	cmd := exec.CommandContext(ctx, os.Args[0], "-test.run=^"+t.Name()+"$", "-test.v", "-test.timeout=6m")
 	cmd.Env = append(os.Environ(), childEnv+"="+t.Name(), dirEnv+"="+p.dir, tpmEnv+"="+p.tpm,
 		"ICN_P11_CONF="+p.conf(), "ICN_P11_MODULE="+module, "HOME="+p.dir)
 	out, err := cmd.CombinedOutput()

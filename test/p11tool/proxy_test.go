@@ -30,6 +30,29 @@ type proxy struct {
 	wire     [][]byte // the frames of both directions
 
 	answered func(code uint32) // called before an answer is passed on; may be nil
+
+	fault fault // befalls the command that makes left zero; nil for none
+	left  int
+}
+
+// fault answers a command in the TPM's place, which forward asks. The
+// connection is cut after the answer if it says so.
+type fault func(forward func() []byte) (answer []byte, cut bool)
+
+// inject has the n-th command from now befallen by f.
+func (p *proxy) inject(n int, f fault) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.fault, p.left = f, n
+}
+
+// befalls tells what befalls the command that has just come.
+func (p *proxy) befalls() fault {
+	p.left--
+	if p.left == 0 {
+		return p.fault
+	}
+	return nil
 }
 
 // startProxy listens at path and forwards to the TPM at upstream.
@@ -69,7 +92,19 @@ func (p *proxy) serve(down net.Conn) {
 		p.mu.Lock()
 		p.codes = append(p.codes, binary.BigEndian.Uint32(cmd[6:]))
 		p.wire = append(p.wire, cmd)
+		f := p.befalls()
 		p.mu.Unlock()
+		if f != nil {
+			answer, cut := f(func() []byte {
+				up.Write(cmd)
+				rsp, _ := readFrame(up)
+				return rsp
+			})
+			if _, err := down.Write(answer); err != nil || cut {
+				return
+			}
+			continue
+		}
 		if _, err := up.Write(cmd); err != nil {
 			return
 		}
