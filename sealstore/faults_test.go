@@ -278,13 +278,17 @@ func TestStoreFaults(t *testing.T) {
 				}
 				intact(t, op+" killed at "+at, dir, op, objs, out)
 
-				e := errnos[i%len(errnos)]
-				dir = clone()
-				out, _ = strace(t, op, dir, "-e", fmt.Sprintf("inject=%s:error=%s:%s", name, e.name, when))
-				intact(t, fmt.Sprintf("%s, %s at %s", op, e.name, at), dir, op, objs, out)
-				// To remove what is unfinished may fail without consequence.
-				if what, _, _ := strings.Cut(out, ":"); strings.TrimSpace(what) != e.says && out != "done\n" {
-					t.Errorf("%s: %s at %s is reported as %s", op, e.name, at, out)
+				for n, e := range errnos {
+					if n != i%len(errnos) && os.Getenv("ICN_P11_LONG") == "" {
+						continue
+					}
+					dir = clone()
+					out, _ = strace(t, op, dir, "-e", fmt.Sprintf("inject=%s:error=%s:%s", name, e.name, when))
+					intact(t, fmt.Sprintf("%s, %s at %s", op, e.name, at), dir, op, objs, out)
+					// To remove what is unfinished may fail without consequence.
+					if what, _, _ := strings.Cut(out, ":"); strings.TrimSpace(what) != e.says && out != "done\n" {
+						t.Errorf("%s: %s at %s is reported as %s", op, e.name, at, out)
+					}
 				}
 			}
 			t.Logf("%d system calls", len(all))

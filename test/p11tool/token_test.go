@@ -243,11 +243,15 @@ func TestLongPIN(t *testing.T) {
 	})
 }
 
-// TestLockout guesses the user PIN. swtpm allows three tries.
+// TestLockout guesses the user PIN. swtpm allows three tries; each guess is one,
+// however many seals there are.
 func TestLockout(t *testing.T) {
 	isolated(t, setup{}, func(t *testing.T, _ *place) {
 		c := newToken(t)
 		pub, _ := c.generate("key", true)
+		for range 4 {
+			c.generate("another", true)
+		}
 		ok(t, "C_Logout", c.Logout(c.s))
 		const low, final, locked = pkcs11.CKF_USER_PIN_COUNT_LOW, pkcs11.CKF_USER_PIN_FINAL_TRY, pkcs11.CKF_USER_PIN_LOCKED
 		c.tokenFlags("at first", userFlags, 0)
