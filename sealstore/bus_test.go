@@ -12,6 +12,7 @@ import (
 	"testing"
 
 	"github.com/google/go-tpm/tpm2"
+	"github.com/google/go-tpm/tpm2/transport"
 	"github.com/google/go-tpm/tpm2/transport/linuxudstpm"
 
 	"github.com/InterCooperative-Network/icn-p11/internal/swtpmtest"
@@ -95,6 +96,18 @@ func TestBus(t *testing.T) {
 	}
 }
 
+// tap keeps the last answer.
+type tap struct {
+	transport.TPMCloser
+	last []byte
+}
+
+func (c *tap) Send(command []byte) (answer []byte, err error) {
+	answer, err = c.TPMCloser.Send(command)
+	c.last = bytes.Clone(answer)
+	return answer, err
+}
+
 // TestWrongRoot: sessions are salted to the storage root key of the token
 // alone. Where another is there, the error says how it comes.
 func TestWrongRoot(t *testing.T) {
@@ -147,8 +160,23 @@ func TestWrongRoot(t *testing.T) {
 	})
 	wrong("an interposer with the right Name", bus.Device(), sealstore.ErrParent, "somebody between the TPM and this machine has put another key in its place")
 
-	// An interposer that is a TPM itself is another TPM.
+	// A key of somebody else's, whole and with its own Name, before the TPM.
 	other := swtpmtest.Start(t)
+	o, err := linuxudstpm.Open(other.Path())
+	check(t, err)
+	theirs := &tap{TPMCloser: o}
+	_, err = tpm2.CreatePrimary{PrimaryHandle: tpm2.TPMRHOwner, InPublic: tpm2.New2B(tpm2.ECCSRKTemplate)}.Execute(theirs)
+	check(t, err)
+	check(t, o.Close())
+	bus.Decide(func(code tpm2.TPMCC, answer []byte) []byte {
+		if code == tpm2.TPMCCCreatePrimary {
+			return theirs.last
+		}
+		return answer
+	})
+	wrong("an interposer with a key of its own", bus.Device(), sealstore.ErrIntegrity, "somebody between this machine and the TPM shows a key of his own")
+
+	// An interposer that is a TPM itself is another TPM.
 	wrong("another TPM", other.Device(), sealstore.ErrParent, "this is another TPM")
 
 	bus.Decide(nil)

@@ -115,7 +115,7 @@ func (s *Store) parentDamage(f *tokenFile, err error) error {
 		return err
 	}
 	if now, e := s.sealer.Parent(); e == nil && s.sealer.TryLoad(now, f.Public) == nil {
-		return fmt.Errorf("%w: the Name of the storage root key is not the one that the seals are under", ErrIntegrity)
+		return fmt.Errorf("%w: the Name of the storage root key is not the one that the seals are under: the file was altered, or somebody between this machine and the TPM shows a key of his own", ErrIntegrity)
 	}
 	if now, e := s.sealer.Device(); e == nil && len(f.Device) > 0 {
 		if bytes.Equal(now, f.Device) {
