@@ -13,12 +13,22 @@ import (
 	"testing"
 )
 
-// literals collects every string in the sources that are not tests, with "…"
-// for the verbs of formats.
-func literals(t *testing.T) string {
+// verb is one of a format.
+var verb = regexp.MustCompile(`%[-+# 0]*[0-9]*(\.[0-9]+)?[a-zA-Z]`)
+
+// literals collects the strings in the sources that are not tests, with "…" for
+// the verbs of formats, and apart from them the cures that errors carry.
+func literals(t *testing.T) (printed string, cures []string) {
 	t.Helper()
-	verb := regexp.MustCompile(`%[-+# 0]*[0-9]*(\.[0-9]+)?[a-zA-Z]`)
 	var all strings.Builder
+	text := func(n ast.Node) (string, bool) {
+		l, ok := n.(*ast.BasicLit)
+		if !ok || l.Kind != token.STRING {
+			return "", false
+		}
+		s, err := strconv.Unquote(l.Value)
+		return verb.ReplaceAllString(s, "…"), err == nil
+	}
 	err := filepath.WalkDir("../..", func(path string, e fs.DirEntry, err error) error {
 		if err != nil || e.IsDir() || !strings.HasSuffix(path, ".go") || strings.HasSuffix(path, "_test.go") {
 			return err
@@ -28,9 +38,14 @@ func literals(t *testing.T) string {
 			return err
 		}
 		ast.Inspect(f, func(n ast.Node) bool {
-			if l, ok := n.(*ast.BasicLit); ok && l.Kind == token.STRING {
-				if s, err := strconv.Unquote(l.Value); err == nil {
-					all.WriteString(verb.ReplaceAllString(s, "…") + "\n")
+			if s, ok := text(n); ok {
+				all.WriteString(s + "\n")
+			}
+			if c, ok := n.(*ast.CallExpr); ok && len(c.Args) == 2 {
+				if f, ok := c.Fun.(*ast.SelectorExpr); ok && f.Sel.Name == "With" {
+					if s, ok := text(c.Args[1]); ok {
+						cures = append(cures, s)
+					}
 				}
 			}
 			return true
@@ -40,25 +55,33 @@ func literals(t *testing.T) string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return all.String()
+	return all.String(), cures
 }
 
 // TestTroubleshooting: the messages that docs/troubleshooting.md explains are
-// those that the programs print, and none of the store's and the TPM's own
-// errors is missing.
+// those that the programs print, and it has the cures that they name.
 func TestTroubleshooting(t *testing.T) {
-	doc, err := os.ReadFile("../../docs/troubleshooting.md")
+	data, err := os.ReadFile("../../docs/troubleshooting.md")
 	if err != nil {
 		t.Fatal(err)
 	}
-	printed := literals(t)
-	headings := regexp.MustCompile("(?m)^### `(.*)`$").FindAllStringSubmatch(string(doc), -1)
-	if len(headings) < 15 {
-		t.Fatalf("only %d messages are explained", len(headings))
+	doc := strings.Join(strings.Fields(string(data)), " ")
+	printed, cures := literals(t)
+	headings := regexp.MustCompile("(?m)^### `(.*)`$").FindAllStringSubmatch(string(data), -1)
+	if len(headings) < 30 || len(cures) < 15 {
+		t.Fatalf("only %d messages are explained, and %d cures are known", len(headings), len(cures))
 	}
 	for _, h := range headings {
-		if !strings.Contains(printed, strings.Trim(h[1], "… ")) {
-			t.Errorf("no program prints %q", h[1])
+		// What a message is made of may stand in several strings.
+		for part := range strings.SplitSeq(h[1], "…") {
+			if part = strings.Trim(part, " ,:;"); len(part) > 3 && !strings.Contains(printed, part) {
+				t.Errorf("no program prints %q of %q", part, h[1])
+			}
+		}
+	}
+	for _, c := range cures {
+		if !strings.Contains(doc, c) {
+			t.Errorf("not explained: %s", c)
 		}
 	}
 }
