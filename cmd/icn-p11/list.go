@@ -199,9 +199,10 @@ func state(t sealstore.TokenInfo, l sealstore.Lockout, err error) string {
 }
 
 func (a *app) didCommand() *cobra.Command {
-	return &cobra.Command{
+	cmd := &cobra.Command{
 		Use:               "did TOKEN",
 		Short:             "Print the DID of a token",
+		Long:              `Print the DID of a token. "did resolve DID" prints the public key of a DID.`,
 		Args:              oneToken,
 		ValidArgsFunction: completeToken,
 		RunE: a.does(func(_ *cobra.Command, args []string) error {
@@ -221,6 +222,8 @@ func (a *app) didCommand() *cobra.Command {
 			return err
 		}),
 	}
+	cmd.AddCommand(a.didResolve())
+	return cmd
 }
 
 // identity finds a token's key, and does not take another one for it because

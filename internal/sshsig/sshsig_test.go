@@ -1,0 +1,128 @@
+package sshsig
+
+import (
+	"bytes"
+	"crypto/ed25519"
+	"encoding/pem"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"golang.org/x/crypto/ssh"
+)
+
+func newKey(t testing.TB) (ed25519.PublicKey, ed25519.PrivateKey) {
+	public, private, err := ed25519.GenerateKey(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return public, private
+}
+
+func signer(k ed25519.PrivateKey) func([]byte) ([]byte, error) {
+	return func(m []byte) ([]byte, error) { return ed25519.Sign(k, m), nil }
+}
+
+func TestRoundTrip(t *testing.T) {
+	public, private := newKey(t)
+	data := []byte("what is signed")
+	sig, err := Sign(data, "file", public, signer(private))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got, err := Verify(data, sig, "file"); err != nil || !got.Equal(public) {
+		t.Errorf("%x, %v", got, err)
+	}
+	for what, f := range map[string]func() error{
+		"other data":      func() error { _, err := Verify([]byte("other"), sig, "file"); return err },
+		"other namespace": func() error { _, err := Verify(data, sig, "git"); return err },
+		"no signature":    func() error { _, err := Verify(data, []byte("x"), "file"); return err },
+		"with more behind": func() error {
+			_, err := Verify(data, append(bytes.Clone(sig), "more"...), "file")
+			return err
+		},
+		"empty namespace": func() error { _, err := Sign(data, "", public, signer(private)); return err },
+	} {
+		if f() == nil {
+			t.Errorf("%s: accepted", what)
+		}
+	}
+	// Any byte of it changed.
+	b, _ := pem.Decode(sig)
+	for i := range b.Bytes {
+		c := pem.Block{Type: b.Type, Bytes: bytes.Clone(b.Bytes)}
+		c.Bytes[i] ^= 1
+		if got, err := Verify(data, pem.EncodeToMemory(&c), "file"); err == nil && got.Equal(public) {
+			t.Errorf("accepted with byte %d changed", i)
+		}
+	}
+}
+
+// OpenSSH takes what Sign makes, and Verify takes what OpenSSH makes.
+func TestOpenSSH(t *testing.T) {
+	dir := t.TempDir()
+	run := func(stdin string, args ...string) string {
+		t.Helper()
+		cmd := exec.Command("ssh-keygen", args...)
+		cmd.Dir, cmd.Stdin = dir, strings.NewReader(stdin)
+		out, err := cmd.CombinedOutput()
+		if err != nil {
+			t.Fatalf("ssh-keygen %v (Debian package openssh-client): %v: %s", args, err, out)
+		}
+		return string(out)
+	}
+	write := func(name string, data []byte) {
+		t.Helper()
+		if err := os.WriteFile(filepath.Join(dir, name), data, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	public, private := newKey(t)
+	key, err := ssh.NewPublicKey(public)
+	if err != nil {
+		t.Fatal(err)
+	}
+	write("allowed", append([]byte("me "), ssh.MarshalAuthorizedKey(key)...))
+	sig, err := Sign([]byte("data"), "file", public, signer(private))
+	if err != nil {
+		t.Fatal(err)
+	}
+	write("sig", sig)
+	run("data", "-Y", "verify", "-f", "allowed", "-I", "me", "-n", "file", "-s", "sig")
+
+	run("", "-q", "-t", "ed25519", "-N", "", "-f", "theirs")
+	write("message", []byte("their data"))
+	for _, hash := range []string{"sha256", "sha512"} {
+		os.Remove(filepath.Join(dir, "message.sig"))
+		run("", "-Y", "sign", "-f", "theirs", "-n", "file", "-O", "hashalg="+hash, "message")
+		sig, err := os.ReadFile(filepath.Join(dir, "message.sig"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		got, err := Verify([]byte("their data"), sig, "file")
+		if err != nil {
+			t.Errorf("%s: %v", hash, err)
+			continue
+		}
+		line, err := os.ReadFile(filepath.Join(dir, "theirs.pub"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		k, _ := ssh.NewPublicKey(got)
+		if !strings.HasPrefix(string(line), strings.TrimSpace(string(ssh.MarshalAuthorizedKey(k)))) {
+			t.Errorf("%s: another key: %x", hash, got)
+		}
+	}
+}
+
+func FuzzVerify(f *testing.F) {
+	public, private := newKey(f)
+	sig, err := Sign([]byte("data"), "file", public, signer(private))
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Add(sig)
+	f.Fuzz(func(t *testing.T, sig []byte) { Verify([]byte("data"), sig, "file") })
+}
