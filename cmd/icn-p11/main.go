@@ -120,7 +120,7 @@ is described in icn-p11.conf(5).`,
 		SilenceErrors: true,
 		SilenceUsage:  true,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			return usage("which command? init, list, show, did, pin, sign, verify, key, cert, token, pcr, srk, lockout, doctor or version")
+			return usage("which command? init, list, show, did, pin, sign, verify, import, key, cert, token, pcr, srk, lockout, doctor or version")
 		},
 	}
 	root.SetOut(a.out)
@@ -138,7 +138,7 @@ is described in icn-p11.conf(5).`,
 		}
 		return usageError{err}
 	})
-	root.AddCommand(a.initCommand(), a.listCommand(), a.showCommand(), a.didCommand(), a.pinCommand(), a.pcrCommand(), a.signCommand(), a.verifyCommand(), a.keyCommand(), a.certCommand(), a.tokenCommand(), a.srkCommand(), a.lockoutCommand(), a.doctorCommand(), a.versionCommand())
+	root.AddCommand(a.initCommand(), a.listCommand(), a.showCommand(), a.didCommand(), a.pinCommand(), a.pcrCommand(), a.signCommand(), a.verifyCommand(), a.importCommand(), a.keyCommand(), a.certCommand(), a.tokenCommand(), a.srkCommand(), a.lockoutCommand(), a.doctorCommand(), a.versionCommand())
 	root.SetHelpCommand(helpCommand(root))
 	root.InitDefaultCompletionCmd("completion")
 	for _, c := range root.Commands() {
