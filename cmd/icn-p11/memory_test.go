@@ -1,7 +1,10 @@
 package main
 
 import (
+	"crypto/ed25519"
 	"crypto/rand"
+	"crypto/x509"
+	"encoding/pem"
 	"errors"
 	"fmt"
 	"os"
@@ -218,6 +221,18 @@ func TestCommandMemory(t *testing.T) {
 			const fd = "--pin-source=fd:0"
 			const soFD = "--so-pin-source=fd:0"
 			const newFD = "--new-pin-source=fd:0"
+			seed := make([]byte, 32)
+			rand.Read(seed)
+			der, err := x509.MarshalPKCS8PrivateKey(ed25519.NewKeyFromSeed(seed))
+			if err != nil {
+				t.Fatal(err)
+			}
+			text := pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der})
+			keyFile := filepath.Join(t.TempDir(), "key.pem")
+			if err := os.WriteFile(keyFile, text, 0o600); err != nil {
+				t.Fatal(err)
+			}
+			w.needles = append(w.needles, memscantest.Mask("imported seed", seed), memscantest.Mask("imported file", text[40:72]))
 			for _, step := range []struct {
 				args     []string
 				pins     []string
@@ -225,6 +240,7 @@ func TestCommandMemory(t *testing.T) {
 			}{
 				{[]string{"init", "--label", label, fd, soFD}, []string{so, user}, user, so},
 				{[]string{"key", "generate", label, "--label", "second", fd}, []string{user}, user, so},
+				{[]string{"import", label, keyFile, "--label", "imported", fd}, []string{user}, user, so},
 				{[]string{"pin", label, fd, newFD}, []string{user, user2}, user2, so},
 				{[]string{"pin", label, "--so", soFD, newFD}, []string{so, so2}, user2, so2},
 				{[]string{"pcr", "bind", label, "--pcrs", "7", fd, soFD}, []string{so2, user2}, user2, so2},
