@@ -34,7 +34,7 @@ done
 step go test -count=1 -timeout 10m -run "$memory" ./cmd/icn-p11
 # The race detector would take longer for these than it is worth.
 step go test -timeout 30m -run Faults ./p11 ./sealstore
-step go test -count=1 -timeout 10m ./test/p11tool
+step go test -count=1 -timeout 30m ./test/p11tool
 for script in test/chost/*.sh test/clients/*.sh; do
     step "$script"
 done
