@@ -4,14 +4,19 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"os"
 	"os/exec"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/InterCooperative-Network/icn-p11/internal/advice"
+	"github.com/InterCooperative-Network/icn-p11/internal/environment"
 )
 
 // program is a TPM behind the standard input and output of a command, such as
@@ -25,81 +30,89 @@ func (p *program) managed() bool  { return false }
 func (p *program) startup() bool  { return false }
 
 // open starts the command by the shell, as libtss2 does, so that it may have
-// quotes and variables. It has a process group of its own: the terminal's
-// interrupt is for the host.
+// quotes. It has a process group of its own: the terminal's interrupt is for
+// the host. Its standard input and output are one socket, since a write to a
+// pipe cannot be kept from raising SIGPIPE in the host.
 func (p *program) open(time.Duration) (conn, error) {
+	ours, theirs, err := socketPair()
+	if err != nil {
+		return nil, &lostError{err, false}
+	}
+	defer theirs.Close()
 	cmd := exec.Command("/bin/sh", "-c", "exec "+p.line)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	cmd.Env = programEnvironment()
 	says := &tail{}
-	cmd.Stderr = says
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = theirs, theirs, says
 	cmd.WaitDelay = glance
-	// Files of our own, with deadlines, instead of those that Wait closes.
-	inRead, inWrite, err := os.Pipe()
-	if err != nil {
-		return nil, &lostError{err, false}
-	}
-	outRead, outWrite, err := os.Pipe()
-	if err != nil {
-		inRead.Close()
-		inWrite.Close()
-		return nil, &lostError{err, false}
-	}
-	cmd.Stdin, cmd.Stdout = inRead, outWrite
-	err = cmd.Start()
-	inRead.Close()
-	outWrite.Close()
-	if err != nil {
-		inWrite.Close()
-		outRead.Close()
+	if err := cmd.Start(); err != nil {
+		ours.Close()
 		return nil, &lostError{advice.With(fmt.Errorf("%s: %w", p, err), "correct device_path"), false}
 	}
-	return &pipes{stream: stream{pipeConn{inWrite, outRead}}, cmd: cmd, says: says}, nil
+	return &running{stream: stream{socket{ours}}, cmd: cmd, says: says}, nil
 }
 
-// pipeConn makes a connection of two pipes.
-type pipeConn struct {
-	*os.File // to the command
-	from     *os.File
+// programEnvironment is what a command gets of the environment: what it may
+// need to reach a TPM, not what is there for the host, such as a PIN.
+func programEnvironment() []string {
+	env := []string{"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"}
+	for _, v := range environment.All() {
+		name, _, _ := strings.Cut(v, "=")
+		switch {
+		case slices.Contains([]string{"PATH", "HOME", "LANG", "LD_LIBRARY_PATH", "XDG_RUNTIME_DIR"}, name),
+			strings.HasPrefix(name, "TPM2"), strings.HasPrefix(name, "TSS2"), strings.HasPrefix(name, "DBUS_"):
+			env = append(env, v)
+		}
+	}
+	return env
 }
 
-func (c pipeConn) Read(p []byte) (int, error) { return c.from.Read(p) }
-
-func (c pipeConn) SetDeadline(t time.Time) error {
-	return errors.Join(c.File.SetDeadline(t), c.from.SetDeadline(t))
+// socketPair makes two sockets that are connected to each other.
+func socketPair() (ours net.Conn, theirs *os.File, err error) {
+	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return nil, nil, err
+	}
+	f := os.NewFile(uintptr(fds[0]), "command")
+	defer f.Close()
+	theirs = os.NewFile(uintptr(fds[1]), "command")
+	if ours, err = net.FileConn(f); err != nil {
+		theirs.Close()
+		return nil, nil, err
+	}
+	return ours, theirs, nil
 }
 
-func (c pipeConn) Close() error { return errors.Join(c.File.Close(), c.from.Close()) }
-
-type pipes struct {
+type running struct {
 	stream
 	cmd  *exec.Cmd
 	says *tail
 }
 
-func (p *pipes) exchange(command []byte, timeout time.Duration) ([]byte, error) {
-	answer, err := p.stream.exchange(command, timeout)
+func (r *running) exchange(command []byte, timeout time.Duration) ([]byte, error) {
+	answer, err := r.stream.exchange(command, timeout)
 	var lost *lostError
 	if err == nil || errors.As(err, &lost) {
 		return answer, err
 	}
 	// It has ended, or sends something else: what it says is the reason.
-	p.end()
-	if text := p.says.String(); text != "" {
+	r.end()
+	if text := r.says.String(); text != "" {
 		err = fmt.Errorf("%w: it says %q", err, text)
 	}
 	return nil, &lostError{advice.With(err, "try the command of device_path by hand"), false}
 }
 
 // end lets the command go: the end of its input first.
-func (p *pipes) end() {
-	p.stream.Close()
-	done := time.AfterFunc(glance, func() { syscall.Kill(-p.cmd.Process.Pid, syscall.SIGKILL) })
-	p.cmd.Wait() // the host may have waited for it already
+func (r *running) end() {
+	r.stream.Close()
+	done := time.AfterFunc(glance, func() { syscall.Kill(-r.cmd.Process.Pid, syscall.SIGKILL) })
+	r.cmd.Wait() // the host may have waited for it already
 	done.Stop()
 }
 
-func (p *pipes) Close() error {
-	p.end()
+func (r *running) Close() error {
+	r.end()
 	return nil
 }
 

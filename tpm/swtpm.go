@@ -11,6 +11,8 @@ import (
 	"syscall"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/InterCooperative-Network/icn-p11/internal/advice"
 )
 
@@ -43,7 +45,7 @@ func (s *swtpm) open(timeout time.Duration) (conn, error) {
 	if err != nil {
 		return nil, &lostError{s.openError(err, timeout), false}
 	}
-	return &stream{c}, nil
+	return &stream{socket{c}}, nil
 }
 
 // dialPatiently waits for a server that has others in its queue, or is being
@@ -90,10 +92,47 @@ func plain(err error) error {
 	return err
 }
 
-// stream carries frames over a stream socket.
+// socket is a connected socket in a process that is not ours.
+type socket struct{ net.Conn }
+
+// Write raises no SIGPIPE, which would end a host that has set the default
+// action for it.
+func (s socket) Write(p []byte) (n int, err error) {
+	raw, err := s.Conn.(syscall.Conn).SyscallConn()
+	if err != nil {
+		return 0, err
+	}
+	for n < len(p) {
+		var sent int
+		e := raw.Write(func(fd uintptr) bool {
+			sent, err = unix.SendmsgN(int(fd), p[n:], nil, nil, unix.MSG_NOSIGNAL)
+			return err != unix.EAGAIN
+		})
+		switch {
+		case e != nil:
+			return n, e
+		case err == nil:
+			n += sent
+		case err != unix.EINTR:
+			return n, err
+		}
+	}
+	return n, nil
+}
+
+// Close shuts the connection down first: a child that was forked meanwhile
+// has a copy of the descriptor, and the other side would go on waiting for it.
+func (s socket) Close() error {
+	if raw, err := s.Conn.(syscall.Conn).SyscallConn(); err == nil {
+		raw.Control(func(fd uintptr) { syscall.Shutdown(int(fd), syscall.SHUT_RDWR) })
+	}
+	return s.Conn.Close()
+}
+
+// stream carries frames over a socket.
 type stream struct{ duplex }
 
-// duplex is what of a net.Conn is needed.
+// duplex is what of a socket is needed.
 type duplex interface {
 	io.ReadWriteCloser
 	SetDeadline(time.Time) error
@@ -125,15 +164,4 @@ func (s *stream) explain(err error, timeout time.Duration) error {
 		return &lostError{fmt.Errorf("no answer within %v", timeout), false}
 	}
 	return err
-}
-
-// Close shuts the connection down first: a child that was forked meanwhile
-// has a copy of the descriptor, and swtpm would go on waiting for it.
-func (s *stream) Close() error {
-	if c, ok := s.duplex.(syscall.Conn); ok {
-		if raw, err := c.SyscallConn(); err == nil {
-			raw.Control(func(fd uintptr) { syscall.Shutdown(int(fd), syscall.SHUT_RDWR) })
-		}
-	}
-	return s.duplex.Close()
 }

@@ -154,6 +154,27 @@ func TestIdle(t *testing.T) {
 	}
 }
 
+// A command gets what it needs to reach a TPM, and nothing else of the
+// environment: a PIN may be there.
+func TestProgramEnvironment(t *testing.T) {
+	s := swtpmtest.Start(t)
+	t.Setenv("TPM2TOOLS_TCTI", "swtpm:path="+s.Path())
+	t.Setenv("ICN_P11_PIN", "a PIN for the host")
+	parent(t, open(t, "cmd:tpm2_send"))
+
+	file := filepath.Join(t.TempDir(), "environment")
+	if _, err := open(t, "cmd:env >'"+file+"'").Parent(); !errors.Is(err, sealstore.ErrUnavailable) {
+		t.Errorf("env as a TPM: %v", err)
+	}
+	env, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !bytes.Contains(env, []byte("TPM2TOOLS_TCTI=swtpm:")) || bytes.Contains(env, []byte("a PIN")) {
+		t.Errorf("the command was given\n%s", env)
+	}
+}
+
 func TestTransportErrors(t *testing.T) {
 	s := swtpmtest.Start(t)
 	b := swtpmtest.StartBroker(t, s.Path())

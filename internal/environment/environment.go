@@ -25,6 +25,14 @@ func Lookup(name string) (string, bool) {
 	return os.LookupEnv(name)
 }
 
+// All is os.Environ.
+func All() []string {
+	if distrusted.Load() {
+		return nil
+	}
+	return os.Environ()
+}
+
 // Get is os.Getenv.
 func Get(name string) string {
 	v, _ := Lookup(name)

@@ -5,11 +5,14 @@ import (
 	"os"
 	"path/filepath"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
+	"unsafe"
 
 	"github.com/InterCooperative-Network/icn-p11/internal/swtpmtest"
 	"github.com/miekg/pkcs11"
+	"golang.org/x/sys/unix"
 )
 
 // listing makes the calls that only list, and returns a session with each
@@ -273,6 +276,44 @@ func TestRestartedTPM(t *testing.T) {
 // and objects that were to be kept.
 func TestRestartedTPMExclusive(t *testing.T) {
 	isolated(t, setup{}, func(t *testing.T, p *place) { restart(t, p, ",exclusive") })
+}
+
+// TestBrokenPipe restarts the TPM, and then has a command in its place that
+// ends at once, in a host that a write to what is closed would kill.
+func TestBrokenPipe(t *testing.T) {
+	isolated(t, setup{}, func(t *testing.T, p *place) {
+		tpm := swtpmtest.Start(t)
+		p.writeConf(t, tpm.Device()+",exclusive", setup{})
+		c := newToken(t)
+		pub, priv := c.generate("key", true)
+		key, err := point(c.Ctx, c.s, pub)
+		ok(t, "public key", err)
+		defaultAction(t, unix.SIGPIPE)
+		tpm.Restart()
+		ok(t, "sign after the TPM was restarted", signChecked(c.Ctx, c.s, priv, key, []byte("m")))
+
+		ok(t, "C_Finalize", c.Finalize())
+		p.writeConf(t, "cmd:true", setup{})
+		ok(t, "C_Initialize", c.Initialize())
+		defaultAction(t, unix.SIGPIPE)
+		slot, err := findToken(c.Ctx, "test token")
+		ok(t, "C_GetTokenInfo", err)
+		s, err := c.OpenSession(slot, openRW)
+		ok(t, "C_OpenSession", err)
+		for range 20 {
+			want(t, "C_Login", c.Login(s, pkcs11.CKU_USER, userPIN), pkcs11.CKR_DEVICE_ERROR)
+		}
+	})
+}
+
+// defaultAction takes this process's handler of a signal away, the Go
+// runtimes' too, as a host may do.
+func defaultAction(t *testing.T, signal syscall.Signal) {
+	t.Helper()
+	var none [4]uint64 // struct kernel_sigaction
+	if _, _, e := unix.RawSyscall6(unix.SYS_RT_SIGACTION, uintptr(signal), uintptr(unsafe.Pointer(&none)), 0, 8, 0, 0); e != 0 {
+		t.Fatal(e)
+	}
 }
 
 func restart(t *testing.T, p *place, option string) {
