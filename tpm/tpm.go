@@ -15,6 +15,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math/rand/v2"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -168,14 +169,18 @@ func (t *TPM) within(limit time.Duration, op string, f func() error) error {
 	start := time.Now()
 	var err, lost error
 	var tried trouble
+	var full time.Time
 	for {
 		if lost = t.open(limit); lost != nil {
 			err = lost
 			break
 		}
 		err = f()
-		was := t.recover(err)
+		was := t.recover(err, &full)
 		t.counting = false
+		if was == crowdedTPM {
+			continue
+		}
 		if was == 0 || tried&was != 0 {
 			break
 		}
@@ -249,13 +254,20 @@ type trouble uint
 const (
 	brokenConnection trouble = 1 << iota
 	fullTPM
+	crowdedTPM // again and again, for crowdWait
 	changedPCR
 	staleHandle
 	lockedRoot
 )
 
-// recover decides whether a second try can help, and prepares it.
-func (t *TPM) recover(err error) trouble {
+// crowdWait is how long others who use a TPM without a resource manager are
+// given to flush what they have loaded. tpm2-tools leave a swtpm between two
+// commands, so that what is loaded may be needed by somebody who lives.
+const crowdWait = 500 * time.Millisecond
+
+// recover decides whether another try can help, and prepares it. full is when
+// the TPM was first found full.
+func (t *TPM) recover(err error, full *time.Time) trouble {
 	var lost *lostError
 	switch {
 	case err == nil:
@@ -270,6 +282,14 @@ func (t *TPM) recover(err error) trouble {
 	case errors.Is(err, tpm2.TPMRCObjectMemory), errors.Is(err, tpm2.TPMRCSessionMemory),
 		errors.Is(err, tpm2.TPMRCSessionHandles), errors.Is(err, tpm2.TPMRCContextGap), errors.Is(err, tpm2.TPMRCObjectHandles):
 		t.release()
+		if full.IsZero() {
+			*full = time.Now()
+		}
+		if !t.opener.keep() && time.Since(*full) < crowdWait {
+			t.drop()
+			time.Sleep(time.Millisecond + rand.N(20*time.Millisecond))
+			return crowdedTPM
+		}
 		if t.opener.alone() {
 			t.flushStale()
 		}

@@ -115,13 +115,18 @@ func TestSharedTPM(t *testing.T) {
 		prepare(t)
 		tcti := "swtpm:path=" + p.tpm
 		atOnce(t, func(n int) error {
-			if n%2 == 0 {
-				_, err := tool(tcti, "tpm2_getrandom", "--hex", "8")
-				return err
-			}
-			_, err := tool(tcti, "tpm2_pcrread", "sha256:7")
+			// What tpm2_createprimary makes stays in the TPM, and soon fills it.
+			_, err := tool(tcti, [][]string{
+				{"tpm2_getrandom", "--hex", "8"},
+				{"tpm2_createprimary", "--key-algorithm=ecc"},
+				{"tpm2_pcrread", "sha256:7"},
+				{"tpm2_createprimary", "--key-algorithm=ecc"},
+				{"tpm2_flushcontext", "--transient-object"},
+			}[n%5]...)
 			return err
 		})
+		_, err := tool(tcti, "tpm2_flushcontext", "--transient-object")
+		ok(t, "flush", err)
 		leftovers(t, tcti)
 	})
 }
