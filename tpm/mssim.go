@@ -40,7 +40,7 @@ func (m *mssim) open(timeout time.Duration) (conn, error) {
 	m.powerOn(min(glance, timeout))
 	c, err := dialPatiently("tcp", net.JoinHostPort(m.host, strconv.Itoa(int(m.port))), timeout)
 	if err != nil {
-		return nil, &lostError{m.openError(err), false}
+		return nil, &lostError{m.openError(err, timeout), false}
 	}
 	return &envelope{stream{socket{c}}}, nil
 }
@@ -64,7 +64,10 @@ func (m *mssim) powerOn(timeout time.Duration) {
 	s.Write(binary.BigEndian.AppendUint32(nil, mssimSessionEnd))
 }
 
-func (m *mssim) openError(err error) error {
+func (m *mssim) openError(err error, timeout time.Duration) error {
+	if timedOut(err) {
+		return noConnection(m, timeout)
+	}
 	return advice.With(fmt.Errorf("%s: %w", m, plain(err)), "start the simulator there, or correct device_path")
 }
 

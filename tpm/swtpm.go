@@ -73,14 +73,28 @@ func dialPatiently(network, address string, timeout time.Duration) (net.Conn, er
 
 // openError says why there is no connection, and what to do about it.
 func (s *swtpm) openError(err error, timeout time.Duration) error {
-	if errors.Is(err, syscall.EAGAIN) {
+	switch {
+	case errors.Is(err, syscall.EAGAIN):
 		return fmt.Errorf("%s: other programs kept it busy for %v", s, timeout)
+	case timedOut(err):
+		return noConnection(s, timeout)
 	}
 	cure := "start swtpm there, or correct device_path"
 	if errors.Is(err, os.ErrPermission) {
 		cure = "give this user access to the socket"
 	}
 	return advice.With(fmt.Errorf("%s: %w", s, plain(err)), cure)
+}
+
+func timedOut(err error) bool {
+	var n net.Error
+	return errors.As(err, &n) && n.Timeout()
+}
+
+// noConnection is the error for a TCP port where nothing happens: its queue is
+// full, or packets are lost.
+func noConnection(o opener, timeout time.Duration) error {
+	return advice.With(fmt.Errorf("%s: no connection within %v", o, timeout), "see whether the host can be reached, and whether other programs keep it busy")
 }
 
 // plain takes away what was dialled, which stands in the name of the device.

@@ -58,7 +58,7 @@ func (b *tabrmd) open(timeout time.Duration) (conn, error) {
 	fd, err := bus.connection(b.name)
 	if err != nil {
 		bus.Close()
-		return nil, &lostError{b.openError(err), false}
+		return nil, &lostError{b.openError(err, timeout), false}
 	}
 	f := os.NewFile(uintptr(fd), "tpm2-abrmd")
 	c, err := net.FileConn(f)
@@ -70,7 +70,10 @@ func (b *tabrmd) open(timeout time.Duration) (conn, error) {
 	return &brokered{stream{socket{c}}, bus}, nil
 }
 
-func (b *tabrmd) openError(err error) error {
+func (b *tabrmd) openError(err error, timeout time.Duration) error {
+	if timedOut(err) {
+		return advice.With(fmt.Errorf("%s: no answer within %v", b, timeout), "restart tpm2-abrmd; it may be waiting for the TPM")
+	}
 	err = fmt.Errorf("%s: %w", b, err)
 	var refused busError
 	if errors.As(err, &refused) {

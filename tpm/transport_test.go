@@ -2,11 +2,15 @@ package tpm_test
 
 import (
 	"bytes"
+	"encoding/binary"
 	"errors"
 	"fmt"
+	"io"
+	"net"
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -20,36 +24,42 @@ import (
 type transport struct {
 	device  string
 	tpm     *swtpmtest.TPM
+	next    freezer // what we speak to
 	restart func()
+}
+
+type freezer interface {
+	Freeze()
+	Thaw()
 }
 
 func transports(t *testing.T, f func(t *testing.T, x transport)) {
 	for name, start := range map[string]func(t *testing.T) transport{
 		"unix": func(t *testing.T) transport {
 			s := swtpmtest.Start(t)
-			return transport{s.Device(), s, s.Restart}
+			return transport{s.Device(), s, s, s.Restart}
 		},
 		"exclusive": func(t *testing.T) transport {
 			s := swtpmtest.Start(t)
-			return transport{s.Device() + ",exclusive", s, s.Restart}
+			return transport{s.Device() + ",exclusive", s, s, s.Restart}
 		},
 		"tcp": func(t *testing.T) transport {
 			s := swtpmtest.StartTCP(t)
-			return transport{"swtpm:" + s.Address(), s, s.Restart}
+			return transport{"swtpm:" + s.Address(), s, s, s.Restart}
 		},
 		"mssim": func(t *testing.T) transport {
 			// swtpm understands the simulator's envelope on its own port.
 			s := swtpmtest.StartTCP(t)
-			return transport{fmt.Sprintf("mssim:host=127.0.0.1,port=%d", s.Port()), s, s.Restart}
+			return transport{fmt.Sprintf("mssim:host=127.0.0.1,port=%d", s.Port()), s, s, s.Restart}
 		},
 		"cmd": func(t *testing.T) transport {
 			s := swtpmtest.Start(t)
-			return transport{"cmd:tpm2_send -T 'swtpm:path=" + s.Path() + "'", s, s.Restart}
+			return transport{"cmd:tpm2_send -T 'swtpm:path=" + s.Path() + "'", s, s, s.Restart}
 		},
 		"tabrmd": func(t *testing.T) transport {
 			s := swtpmtest.Start(t)
 			b := swtpmtest.StartBroker(t, s.Path())
-			return transport{b.Device(), s, func() { b.Stop(); s.Restart(); b.Start() }}
+			return transport{b.Device(), s, b, func() { b.Stop(); s.Restart(); b.Start() }}
 		},
 	} {
 		t.Run(name, func(t *testing.T) { f(t, start(t)) })
@@ -152,6 +162,88 @@ func TestIdle(t *testing.T) {
 			t.Errorf("left in the TPM: %x", left)
 		}
 	}
+}
+
+// What accepts connections and never answers is given up after the timeout, on
+// a kept connection and on a new one, and used again when it answers.
+func TestWedged(t *testing.T) {
+	// The system makes no connection while the queue of a TCP port is full.
+	const full = "no connection within 1s"
+	transports(t, func(t *testing.T, x transport) {
+		d, err := tpm.New(tpm.Config{Device: x.device, KeyHandle: handle, Timeout: time.Second})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer d.Close()
+		p, data := parent(t, d), secret()
+		b := seal(t, d, p, data, auth, false)
+		wantSecret(t, d, p, b, auth, data)
+		x.next.Freeze()
+		for range 2 {
+			start := time.Now()
+			_, err := unseal(d, p, b, auth)
+			if !errors.Is(err, sealstore.ErrUnavailable) || !strings.Contains(err.Error(), "no answer within 1s") && !strings.Contains(err.Error(), full) {
+				t.Errorf("wedged: %v", err)
+			}
+			if took := time.Since(start); took > 20*time.Second {
+				t.Errorf("given up after %v", took)
+			}
+		}
+		x.next.Thaw()
+		for deadline := time.Now().Add(20 * time.Second); ; {
+			_, err := unseal(d, p, b, auth)
+			if err == nil {
+				break
+			}
+			if !strings.Contains(err.Error(), full) || time.Now().After(deadline) {
+				t.Fatalf("no longer wedged: %v", err)
+			}
+		}
+		wantSecret(t, d, p, b, auth, data)
+	})
+}
+
+// The reference simulator is switched on before the first command. swtpm plays
+// the part of it that takes commands.
+func TestSimulatorPower(t *testing.T) {
+	s := swtpmtest.StartTCP(t)
+	command, platform := swtpmtest.ListenPair(t)
+	defer command.Close()
+	defer platform.Close()
+	var on atomic.Bool
+	serve := func(l net.Listener, f func(c net.Conn)) {
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			f(c)
+			c.Close()
+		}
+	}
+	go serve(platform, func(c net.Conn) {
+		for _, want := range []uint32{1, 11, 20} { // power on, NV on, end of the session
+			var got uint32
+			if err := binary.Read(c, binary.BigEndian, &got); err != nil || got != want {
+				t.Errorf("the platform was told %d, %v; want %d", got, err, want)
+				return
+			}
+			on.Store(got != 1)
+			binary.Write(c, binary.BigEndian, uint32(0))
+		}
+	})
+	go serve(command, func(c net.Conn) {
+		if !on.Load() {
+			return
+		}
+		up := s.Dial()
+		go func() { io.Copy(c, up); c.Close() }()
+		io.Copy(up, c)
+		up.Close()
+	})
+	d := open(t, fmt.Sprintf("mssim:host=127.0.0.1,port=%d", command.Addr().(*net.TCPAddr).Port))
+	p, data := parent(t, d), secret()
+	wantSecret(t, d, p, seal(t, d, p, data, auth, false), auth, data)
 }
 
 // A command gets what it needs to reach a TPM, and nothing else of the

@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"syscall"
 	"testing"
 	"time"
 
@@ -33,22 +34,28 @@ func Start(t testing.TB) *TPM {
 // StartTCP is Start for a TPM on a TCP port of 127.0.0.1.
 func StartTCP(t testing.TB) *TPM {
 	t.Helper()
+	data, control := ListenPair(t)
+	data.Close()
+	control.Close()
+	return start(t, data.Addr().(*net.TCPAddr).Port)
+}
+
+// ListenPair listens on a free TCP port of 127.0.0.1 and the one behind it.
+func ListenPair(t testing.TB) (first, second net.Listener) {
+	t.Helper()
 	for range 20 {
-		// A free port, and the one behind it for the control channel.
 		l, err := net.Listen("tcp", "127.0.0.1:0")
 		if err != nil {
 			t.Fatal(err)
 		}
-		port := l.Addr().(*net.TCPAddr).Port
-		next, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", port+1))
-		l.Close()
+		next, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", l.Addr().(*net.TCPAddr).Port+1))
 		if err == nil {
-			next.Close()
-			return start(t, port)
+			return l, next
 		}
+		l.Close()
 	}
 	t.Fatal("no two free ports in a row")
-	return nil
+	return nil, nil
 }
 
 func start(t testing.TB, port int) *TPM {
@@ -112,6 +119,19 @@ func (s *TPM) Restart() {
 	s.t.Helper()
 	s.Stop()
 	s.start()
+}
+
+// Freeze keeps the TPM from answering, until Thaw.
+func (s *TPM) Freeze() { signal(s.t, s.cmd, syscall.SIGSTOP) }
+
+// Thaw has it answer again, first what was asked meanwhile.
+func (s *TPM) Thaw() { signal(s.t, s.cmd, syscall.SIGCONT) }
+
+func signal(t testing.TB, cmd *exec.Cmd, s syscall.Signal) {
+	t.Helper()
+	if err := cmd.Process.Signal(s); err != nil {
+		t.Fatal(err)
+	}
 }
 
 // Reboot restarts the TPM as a machine does that is shut down in order: unlike

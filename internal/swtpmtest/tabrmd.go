@@ -8,6 +8,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 )
@@ -88,6 +89,12 @@ func (b *Broker) Stop() {
 		b.abrmd = nil
 	}
 }
+
+// Freeze keeps the broker from answering, until Thaw.
+func (b *Broker) Freeze() { signal(b.t, b.abrmd, syscall.SIGSTOP) }
+
+// Thaw has it answer again.
+func (b *Broker) Thaw() { signal(b.t, b.abrmd, syscall.SIGCONT) }
 
 // Device is the device_path of the broker.
 func (b *Broker) Device() string { return "tabrmd:bus_type=session" }
