@@ -23,7 +23,7 @@ func TestLateAnswer(t *testing.T) {
 	for _, late := range []tpm2.TPMCC{tpm2.TPMCCPolicyAuthorize, tpm2.TPMCCPolicyPCR, tpm2.TPMCCUnseal} {
 		s := swtpmtest.Start(t)
 		h := swtpmtest.StartProxy(t, s)
-		d, err := tpm.New(tpm.Config{Device: h.Device() + ",exclusive", KeyHandle: handle, Timeout: 300 * time.Millisecond})
+		d, err := tpm.New(tpm.Config{Device: h.Device() + ",exclusive", KeyHandle: handle, Timeout: 2 * time.Second})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -33,7 +33,7 @@ func TestLateAnswer(t *testing.T) {
 		blob := bound(t, d, p, data, b)
 		wantSecret(t, d, p, blob, auth, data)
 		h.Decide(swtpmtest.Once(late, func(answer []byte) []byte {
-			time.Sleep(500 * time.Millisecond)
+			time.Sleep(2500 * time.Millisecond)
 			return answer
 		}))
 		if _, err := unseal(d, p, blob, auth); !errors.Is(err, sealstore.ErrUnavailable) {
