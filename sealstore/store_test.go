@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"sync"
 	"testing"
@@ -412,11 +413,7 @@ func TestReadOnly(t *testing.T) {
 
 // TestForbidden: directories that may not be written, for ordinary users.
 func TestForbidden(t *testing.T) {
-	if os.Geteuid() == 0 {
-		// Root may write everywhere; TestReadOnly is its test.
-		t.Skip("needs an ordinary user")
-	}
-	dir := t.TempDir()
+	dir := asOrdinaryUser(t)
 	_, tok, _, _ := newToken(t, dir)
 	objects := filepath.Join(tokenPath(t, dir, tok), "objects")
 	must(t, os.Chmod(objects, 0o500))
@@ -424,6 +421,33 @@ func TestForbidden(t *testing.T) {
 	if _, err := tok.CreateObject(true, nil, nil); !errors.Is(err, sealstore.ErrReadOnly) {
 		t.Error(err)
 	}
+}
+
+// asOrdinaryUser has the rest of the test run as nobody if it runs as root, who
+// may write everywhere, and gives a directory of that user's. The thread alone
+// changes its user.
+func asOrdinaryUser(t *testing.T) (dir string) {
+	t.Helper()
+	dir, err := os.MkdirTemp("", "ordinary")
+	must(t, err)
+	t.Cleanup(func() { must(t, os.RemoveAll(dir)) })
+	if os.Geteuid() != 0 {
+		return dir
+	}
+	const nobody, same = 65534, ^uintptr(0)
+	must(t, os.Chown(dir, nobody, nobody))
+	become := func(uid uintptr) {
+		if _, _, e := unix.RawSyscall(unix.SYS_SETRESUID, same, uid, same); e != 0 {
+			t.Fatal(e)
+		}
+	}
+	runtime.LockOSThread()
+	become(nobody)
+	t.Cleanup(func() {
+		become(0)
+		runtime.UnlockOSThread()
+	})
+	return dir
 }
 
 // TestFull: when the disk is full, nothing that was stored is lost, and nothing
