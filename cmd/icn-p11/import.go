@@ -53,18 +53,7 @@ and every copy, unless it is meant as a backup.`,
 				return err
 			}
 			defer p.tpm.Close()
-			absent := func(m *module, s p11.SessionHandle) error {
-				keys, err := m.keys(s)
-				for _, old := range keys {
-					if old.public == k.public {
-						return fmt.Errorf("the key is in token %s already, as %s", printable(t.Label), printable(old.label))
-					}
-					if old.label == label {
-						return fmt.Errorf("token %s has a key %s already: choose another label", printable(t.Label), printable(label))
-					}
-				}
-				return err
-			}
+			absent := func(m *module, s p11.SessionHandle) error { return m.absent(s, t, label, k.public) }
 			if err := p.inModule(t, absent); err != nil {
 				return explain(err)
 			}

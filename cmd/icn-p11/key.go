@@ -10,6 +10,7 @@ import (
 	"encoding/json"
 	"encoding/pem"
 	"fmt"
+	"slices"
 	"strings"
 	"text/tabwriter"
 
@@ -85,6 +86,20 @@ func (m *module) keys(s p11.SessionHandle) ([]tokenKey, error) {
 		keys = append(keys, k)
 	}
 	return keys, nil
+}
+
+// absent makes sure that a token has no key of a label, nor one of these keys.
+func (m *module) absent(s p11.SessionHandle, t sealstore.TokenInfo, label string, public ...[32]byte) error {
+	keys, err := m.keys(s)
+	for _, old := range keys {
+		if slices.Contains(public, old.public) {
+			return fmt.Errorf("the key is in token %s already, as %s", printable(t.Label), printable(old.label))
+		}
+		if old.label == label {
+			return fmt.Errorf("token %s has a key %s already: choose another label", printable(t.Label), printable(label))
+		}
+	}
+	return err
 }
 
 // key finds the one that KEY means; nothing means the identity.
@@ -213,24 +228,16 @@ func (a *app) keyGenerate() *cobra.Command {
 				return err
 			}
 			defer p.tpm.Close()
-			taken := func(m *module, s p11.SessionHandle) error {
-				keys, err := m.keys(s)
-				for _, k := range keys {
-					if k.label == label {
-						return fmt.Errorf("token %s has a key %s already: choose another label", printable(t.Label), printable(label))
-					}
-				}
-				return err
-			}
+			free := func(m *module, s p11.SessionHandle) error { return m.absent(s, t, label) }
 			if c.dryRun {
-				if err := p.inModule(t, taken); err != nil {
+				if err := p.inModule(t, free); err != nil {
 					return err
 				}
 				return a.outcome(c, keyRow{Label: label, DryRun: true}, "Key %s is made in token %s", printable(label), printable(t.Label))
 			}
 			var k tokenKey
 			err = p.asUser(t, c.user, func(m *module, s p11.SessionHandle) error {
-				if err := taken(m, s); err != nil {
+				if err := free(m, s); err != nil {
 					return err
 				}
 				o, err := m.generate(s, label)

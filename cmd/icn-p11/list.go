@@ -206,11 +206,7 @@ func (a *app) didCommand() *cobra.Command {
 		Args:              oneToken,
 		ValidArgsFunction: completeToken,
 		RunE: a.does(func(_ *cobra.Command, args []string) error {
-			p, err := a.open()
-			if err != nil {
-				return err
-			}
-			t, err := p.find(args[0])
+			p, t, err := a.openToken(args[0])
 			if err != nil {
 				return err
 			}
@@ -286,11 +282,7 @@ func (a *app) showCommand() *cobra.Command {
 		Args:              oneToken,
 		ValidArgsFunction: completeToken,
 		RunE: a.does(func(_ *cobra.Command, args []string) error {
-			p, err := a.open()
-			if err != nil {
-				return err
-			}
-			t, err := p.find(args[0])
+			p, t, err := a.openToken(args[0])
 			if err != nil {
 				return err
 			}

@@ -68,15 +68,11 @@ func (a *app) pcrVerb(verb, short, long string, run func(*place, sealstore.Token
 		Args:              oneToken,
 		ValidArgsFunction: completeToken,
 		RunE: a.does(func(_ *cobra.Command, args []string) error {
-			p, err := a.open()
+			p, t, err := a.openToken(args[0])
 			if err != nil {
 				return err
 			}
 			defer p.tpm.Close()
-			t, err := p.find(args[0])
-			if err != nil {
-				return err
-			}
 			return run(p, t, o)
 		}),
 	}

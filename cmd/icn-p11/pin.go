@@ -67,15 +67,11 @@ then needs it. The TPM checks the present PIN.`,
 }
 
 func (a *app) pin(arg string, c pinChange) error {
-	p, err := a.open()
+	p, t, err := a.openToken(arg)
 	if err != nil {
 		return err
 	}
 	defer p.tpm.Close()
-	t, err := p.find(arg)
-	if err != nil {
-		return err
-	}
 	who, _ := c.authority()
 	if who == "user" && t.NoPIN {
 		return fmt.Errorf("token %s has no user PIN, and needs none; \"icn-p11 pin %s --unblock\" gives it one", printable(t.Label), t.Serial)
