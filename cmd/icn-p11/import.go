@@ -137,19 +137,19 @@ func (m *module) importKey(s p11.SessionHandle, k tokenKey, seed *secmem.Buffer)
 	if err != nil {
 		return err
 	}
-	_, err = m.CreateObject(s, []p11.Attribute{
-		{Type: p11.CKA_CLASS, Value: ulong(p11.CKO_PUBLIC_KEY)},
-		{Type: p11.CKA_KEY_TYPE, Value: ulong(p11.CKK_EC_EDWARDS)},
-		{Type: p11.CKA_TOKEN, Value: yes},
-		{Type: p11.CKA_PRIVATE, Value: no},
-		{Type: p11.CKA_VERIFY, Value: yes},
-		{Type: p11.CKA_LABEL, Value: []byte(k.label)},
-		{Type: p11.CKA_ID, Value: k.id},
-		{Type: p11.CKA_EC_PARAMS, Value: edwardsParams},
-		{Type: p11.CKA_EC_POINT, Value: k.public[:]},
-	})
+	err = m.signsAs(s, private, k.public)
 	if err == nil {
-		err = m.signsAs(s, private, k.public)
+		_, err = m.CreateObject(s, []p11.Attribute{
+			{Type: p11.CKA_CLASS, Value: ulong(p11.CKO_PUBLIC_KEY)},
+			{Type: p11.CKA_KEY_TYPE, Value: ulong(p11.CKK_EC_EDWARDS)},
+			{Type: p11.CKA_TOKEN, Value: yes},
+			{Type: p11.CKA_PRIVATE, Value: no},
+			{Type: p11.CKA_VERIFY, Value: yes},
+			{Type: p11.CKA_LABEL, Value: []byte(k.label)},
+			{Type: p11.CKA_ID, Value: k.id},
+			{Type: p11.CKA_EC_PARAMS, Value: edwardsParams},
+			{Type: p11.CKA_EC_POINT, Value: k.public[:]},
+		})
 	}
 	if err != nil {
 		if derr := m.DestroyObject(s, private); derr != nil {
