@@ -354,25 +354,17 @@ func (t *Token) Unbind(userPIN, soPIN []byte) error {
 // rebindAll runs change under one lock, so that no key is made meanwhile, with
 // the root secret as the SO's PIN opens it.
 func (t *Token) rebindAll(soPIN []byte, change func(f *tokenFile, root *keyring) error) error {
-	l, err := t.lock()
-	if err != nil {
-		return err
-	}
-	defer l.unlock()
-	removeTemps(t.path)
-	f, _, err := readToken(t.path, t.serial)
-	if err != nil {
-		return err
-	}
-	root, err := t.openRoot(f, SO, soPIN)
-	if err != nil {
-		return err
-	}
-	defer root.destroy()
-	if err := change(f, root); err != nil {
-		return fmt.Errorf("token %s: %w", t.serial, err)
-	}
-	return nil
+	return t.locked(func(f *tokenFile) error {
+		root, err := t.openRoot(f, SO, soPIN)
+		if err != nil {
+			return err
+		}
+		defer root.destroy()
+		if err := change(f, root); err != nil {
+			return fmt.Errorf("token %s: %w", t.serial, err)
+		}
+		return nil
+	})
 }
 
 // rebindUser gives f another binding, and the user's seal with it.

@@ -463,6 +463,18 @@ func (t *Token) InitUserPIN(pin []byte) error {
 // rewrite changes the token file under the token's lock. change returns the
 // root secret, which rewrite destroys.
 func (t *Token) rewrite(change func(*tokenFile) (*keyring, error)) error {
+	return t.locked(func(f *tokenFile) error {
+		root, err := change(f)
+		if err != nil {
+			return err
+		}
+		defer root.destroy()
+		return t.write(f, root)
+	})
+}
+
+// locked runs change on the token file as it is, under the token's lock.
+func (t *Token) locked(change func(*tokenFile) error) error {
 	l, err := t.lock()
 	if err != nil {
 		return err
@@ -473,12 +485,7 @@ func (t *Token) rewrite(change func(*tokenFile) (*keyring, error)) error {
 	if err != nil {
 		return err
 	}
-	root, err := change(f)
-	if err != nil {
-		return err
-	}
-	defer root.destroy()
-	return t.write(f, root)
+	return change(f)
 }
 
 // write replaces the token file. The token's lock is held.
