@@ -98,13 +98,13 @@ func (l *library) refreshSlots() error {
 // rereadSlots gives the slots that are there no more. The caller holds
 // l.refresh.
 func (l *library) rereadSlots() (gone []*slot, err error) {
-	infos, left, err := l.store.Scan()
+	census, err := l.store.Scan()
 	if err != nil {
 		return nil, err
 	}
 	free := SlotID(0)
 	if l.cfg.FreeSlot {
-		n, err := l.store.FreeSlot(l.cfg.FixedSlots()...)
+		n, err := census.FreeSlot(l.cfg.FixedSlots()...)
 		if err != nil {
 			return nil, err
 		}
@@ -118,14 +118,14 @@ func (l *library) rereadSlots() (gone []*slot, err error) {
 		}
 	}
 	l.mu.RUnlock()
-	ids, conflicts := SlotIDs(l.cfg, infos, kept)
+	ids, conflicts := SlotIDs(l.cfg, census.Tokens, kept)
 	for _, err := range conflicts {
 		if _, known := l.reported.LoadOrStore(err.Error(), true); !known {
 			l.log.Error("token left out", "error", err)
 		}
 	}
 	want := map[SlotID]sealstore.TokenInfo{}
-	for _, t := range infos {
+	for _, t := range census.Tokens {
 		if id, ok := ids[t.Serial]; ok {
 			want[id] = t
 		}
@@ -136,7 +136,7 @@ func (l *library) rereadSlots() (gone []*slot, err error) {
 	// A token that could not be read just now, for want of descriptors or
 	// rights, is still there.
 	unread := map[string]bool{}
-	for _, d := range left {
+	for _, d := range census.LeftOut {
 		unread[d.Serial] = !d.Lost()
 	}
 	l.mu.Lock()

@@ -34,8 +34,8 @@ type LeftOut struct {
 
 // LeftOut lists the tokens that Tokens leaves out, by serial number.
 func (s *Store) LeftOut() ([]LeftOut, error) {
-	c, err := s.scan()
-	return c.left, err
+	c, err := s.Scan()
+	return c.LeftOut, err
 }
 
 // LeftOut lists the files that Objects leaves out because they cannot be used.

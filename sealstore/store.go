@@ -126,27 +126,24 @@ func (f *tokenFile) info() TokenInfo {
 // Tokens lists the tokens by slot number. It sends nothing to the Sealer and
 // writes nothing. A token that cannot be used is logged and left out.
 func (s *Store) Tokens() ([]TokenInfo, error) {
-	c, err := s.scan()
-	return c.tokens, err
+	c, err := s.Scan()
+	return c.Tokens, err
 }
 
-// Scan is Tokens, and lists the tokens that Tokens leaves out.
-func (s *Store) Scan() (tokens []TokenInfo, left []LeftOut, err error) {
-	c, err := s.scan()
-	return c.tokens, c.left, err
-}
-
-// census is what a store holds.
-type census struct {
-	tokens []TokenInfo
-	left   []LeftOut
+// Census is what a store holds at one moment.
+type Census struct {
+	Tokens  []TokenInfo // by slot number
+	LeftOut []LeftOut   // by serial number: those that cannot be used
+	dir     string
 	// free is the lowest slot number above those of all tokens, left out or
 	// not, as far as they still tell theirs: it is theirs again when somebody
 	// restores the file.
 	free uint32
 }
 
-func (s *Store) scan() (c census, err error) {
+// Scan tells at once what Tokens, LeftOut and FreeSlot do.
+func (s *Store) Scan() (c Census, err error) {
+	c.dir = s.dir
 	dir, err := openDir(unix.AT_FDCWD, s.tokensDir(), s.tokensDir())
 	if errors.Is(err, fs.ErrNotExist) {
 		return c, nil
@@ -164,7 +161,7 @@ func (s *Store) scan() (c census, err error) {
 	leave := func(serial string, id fileID, err error) {
 		path := filepath.Join(s.tokenDir(serial), tokenName)
 		s.report(path, id, "token left out", err)
-		c.left = append(c.left, LeftOut{serial, Damage{path, err}})
+		c.LeftOut = append(c.LeftOut, LeftOut{serial, Damage{path, err}})
 	}
 	for _, n := range names {
 		if !validSerial(n) {
@@ -183,9 +180,9 @@ func (s *Store) scan() (c census, err error) {
 			}
 			continue
 		}
-		c.tokens = append(c.tokens, f.info())
+		c.Tokens = append(c.Tokens, f.info())
 	}
-	slices.SortFunc(c.tokens, func(a, b TokenInfo) int {
+	slices.SortFunc(c.Tokens, func(a, b TokenInfo) int {
 		if a.Slot != b.Slot {
 			return int(int64(a.Slot) - int64(b.Slot))
 		}
@@ -196,8 +193,8 @@ func (s *Store) scan() (c census, err error) {
 	})
 	// A token copied in from elsewhere may claim a slot that is in use. A slot
 	// number stands for one identity, and the older one had it first.
-	tokens := c.tokens[:0]
-	for _, t := range c.tokens {
+	tokens := c.Tokens[:0]
+	for _, t := range c.Tokens {
 		if n := len(tokens); n > 0 && tokens[n-1].Slot == t.Slot {
 			leave(t.Serial, fileID{}, advice.With(fmt.Errorf("%s: %w: slot %d is that of token %s",
 				s.tokenDir(t.Serial), ErrSlotTaken, t.Slot, tokens[n-1].Serial), "keep them in stores of their own"))
@@ -205,8 +202,8 @@ func (s *Store) scan() (c census, err error) {
 		}
 		tokens = append(tokens, t)
 	}
-	c.tokens = tokens
-	slices.SortFunc(c.left, func(a, b LeftOut) int { return strings.Compare(a.Serial, b.Serial) })
+	c.Tokens = tokens
+	slices.SortFunc(c.LeftOut, func(a, b LeftOut) int { return strings.Compare(a.Serial, b.Serial) })
 	return c, nil
 }
 
@@ -223,14 +220,22 @@ func (s *Store) report(path string, id fileID, what string, err error) {
 
 // FreeSlot returns the slot number that the next token gets: none that is reserved.
 func (s *Store) FreeSlot(reserved ...uint32) (uint32, error) {
-	c, err := s.scan()
+	c, err := s.Scan()
+	if err != nil {
+		return 0, err
+	}
+	return c.FreeSlot(reserved...)
+}
+
+// FreeSlot returns the slot number that the next token gets: none that is reserved.
+func (c Census) FreeSlot(reserved ...uint32) (uint32, error) {
 	for slices.Contains(reserved, c.free) {
 		c.free++
 	}
-	if err == nil && c.free > MaxSlot {
-		err = fmt.Errorf("%s: no slot number is left", s.dir)
+	if c.free > MaxSlot {
+		return 0, fmt.Errorf("%s: no slot number is left", c.dir)
 	}
-	return c.free, err
+	return c.free, nil
 }
 
 // Token returns the token with a serial number, the same one each time.

@@ -352,15 +352,12 @@ const restore = "restore it from a backup of this machine"
 // tokens opens the public secret of every token, and looks for damage.
 func (d *doctor) tokens(p *place, reachable bool) {
 	const name = "tokens"
-	tokens, err := p.store.Tokens()
-	var left []sealstore.LeftOut
-	if err == nil {
-		left, err = p.store.LeftOut()
-	}
+	census, err := p.store.Scan()
 	if err != nil {
 		d.addError(name, resultFail, err)
 		return
 	}
+	tokens, left := census.Tokens, census.LeftOut
 	for _, l := range left {
 		what, cure := advice.Split(l.Err)
 		if cure == "" {

@@ -59,16 +59,12 @@ func (a *app) listCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			tokens, err := p.store.Tokens()
+			census, err := p.store.Scan()
 			if err != nil {
 				return err
 			}
-			left, err := p.store.LeftOut()
-			if err != nil {
-				return err
-			}
-			rows := p.rows(tokens)
-			for _, l := range left {
+			rows := p.rows(census.Tokens)
+			for _, l := range census.LeftOut {
 				rows = append(rows, row{Slot: dash(""), Serial: l.Serial, State: leftOutState(l.Err)})
 			}
 			if asJSON {

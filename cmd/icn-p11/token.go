@@ -59,24 +59,20 @@ func (p *place) slots() (map[string]p11.SlotID, []error) {
 // find gives the token that an argument means. Only a DID troubles the TPM,
 // which opens the public keys.
 func (p *place) find(arg string) (sealstore.TokenInfo, error) {
-	tokens, err := p.store.Tokens()
+	census, err := p.store.Scan()
 	if err != nil {
 		return sealstore.TokenInfo{}, err
 	}
 	if strings.HasPrefix(arg, did.Prefix) {
-		return p.findDID(arg, tokens)
+		return p.findDID(arg, census.Tokens)
 	}
 	var found []sealstore.TokenInfo
-	for _, t := range tokens {
+	for _, t := range census.Tokens {
 		if t.Label == arg || t.Serial == strings.ToLower(arg) {
 			found = append(found, t)
 		}
 	}
-	left, err := p.store.LeftOut()
-	if err != nil {
-		return sealstore.TokenInfo{}, err
-	}
-	for _, l := range left {
+	for _, l := range census.LeftOut {
 		if len(found) == 0 && l.Serial == strings.ToLower(arg) {
 			return sealstore.TokenInfo{}, fmt.Errorf("token %s cannot be used: %w", l.Serial, explain(l.Err))
 		}
