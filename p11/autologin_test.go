@@ -65,7 +65,7 @@ func TestFalseNoPIN(t *testing.T) {
 	data, err := os.ReadFile(files[0])
 	must(t, err)
 	const kdf = 16 + 4 + 4 + 1
-	at := 7 + 1 + 8 + 4 + 8 + 32 // the name of the storage root key (docs/format.md)
+	at := 7 + 1 + 8 + 4 + 8 + 1 + 32 // the name of the storage root key (docs/format.md)
 	skip := func() { at += 2 + int(data[at])<<8 + int(data[at+1]) }
 	skip()
 	skip() // and that of the endorsement key

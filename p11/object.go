@@ -180,7 +180,7 @@ func (l *library) mayChange(sess *session) error {
 func (l *library) add(h SessionHandle, s *slot, o *object, secret []byte) (ObjectHandle, error) {
 	o.token, o.private = o.attrs.bool(CKA_TOKEN), o.attrs.bool(CKA_PRIVATE)
 	if o.token {
-		st, err := s.token.CreateObject(o.private, o.attrs.encode(), secret)
+		st, err := s.token.CreateObject(o.private, o.attrs.encode(), secret, about(o.attrs, secret))
 		if err != nil {
 			return 0, l.fail("storing an object", s.serial, err)
 		}
@@ -200,6 +200,15 @@ func (l *library) add(h SessionHandle, s *slot, o *object, secret []byte) (Objec
 	o.handle = ObjectHandle(l.handle())
 	s.objs.put(o)
 	return o.handle, nil
+}
+
+// about is what the store records of a secret: the public key that follows
+// from the seed of an Ed25519 key.
+func about(a attrs, secret []byte) []byte {
+	if secret == nil {
+		return nil
+	}
+	return a[CKA_EC_POINT]
 }
 
 // CreateObject is C_CreateObject (section 5.7.1).

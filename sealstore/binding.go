@@ -2,7 +2,6 @@ package sealstore
 
 import (
 	"bytes"
-	"crypto/subtle"
 	"errors"
 	"fmt"
 	"path/filepath"
@@ -238,10 +237,10 @@ func (t *Token) Binding() (b *Binding, now [][]byte, err error) {
 // Unbound counts the keys of a bound token whose seals are not bound: those
 // that a Bind or Unbind has left that was interrupted.
 func (t *Token) Unbound() (int, error) {
-	seals, err := t.seals()
+	seals, err := t.Seals()
 	n := 0
 	for _, s := range seals {
-		if !t.store.sealer.Bound(s.blob) {
+		if !t.store.sealer.Bound(s.Blob) {
 			n++
 		}
 	}
@@ -405,81 +404,43 @@ func (t *Token) reseal(f *tokenFile, root *keyring, b *Binding) error {
 	defer public.destroy()
 	objects := filepath.Join(t.path, objectsName)
 	removeTemps(objects)
-	dir, err := openDir(unix.AT_FDCWD, objects, objects)
-	if err != nil {
-		return readError(objects, err)
-	}
-	defer dir.Close()
-	names, err := list(dir)
-	if err != nil {
-		return readError(objects, err)
-	}
-	var failed []error
-	for _, n := range names {
-		id, ok := parseID(n)
-		if !ok {
-			continue
+	bound := *f
+	bound.Binding = b
+	return t.walk(root, public, nil, func(o *objectFile, k *keyring, body []byte) error {
+		if !o.sealed() {
+			return nil
 		}
-		path := filepath.Join(objects, n)
-		p, _, err := readAt(dir, n, maxObjectFile)
-		var o *objectFile
+		secret, err := secmem.New(MaxSecret)
+		if err != nil {
+			return fmt.Errorf("secret memory: %w", err)
+		}
+		defer secret.Destroy()
+		n, err := t.unsealObject(f, o, k, secret.Bytes())
 		if err == nil {
-			o, err = decodeObject(p)
+			err = t.store.sealObject(&bound, o, k, secret.Bytes()[:n], o.about())
 		}
-		if err == nil && (o.ID != id || o.Serial != t.raw) {
-			err = fmt.Errorf("%w: it is the file of object %x of token %x", ErrIntegrity, o.ID, o.Serial)
+		if err == nil {
+			err = t.store.verifySeal(f.Parent, o.Seal, k.auth(), secret.Bytes()[:n])
 		}
-		if err == nil && o.sealed() {
-			k := public
-			if o.private() {
-				k = root
-			}
-			if err = t.resealObject(f, o, k, b); err == nil {
-				if err = writeFile(objects, n, o.encode(), true); err != nil {
-					err = writeError(path, err)
-				}
-			}
+		if err == nil {
+			err = k.seal(o, body)
 		}
 		if err != nil {
-			failed = append(failed, fmt.Errorf("%s: %w", path, err))
+			return err
 		}
-	}
-	return errors.Join(failed...)
+		name := idName(o.ID)
+		if err := writeFile(objects, name, o.encode(), true); err != nil {
+			return writeError(filepath.Join(objects, name), err)
+		}
+		return nil
+	})
 }
 
-// resealObject makes the seal of an object anew, and checks that it opens.
-func (t *Token) resealObject(f *tokenFile, o *objectFile, k *keyring, b *Binding) error {
-	body, err := k.open(o)
-	if err != nil {
-		return err
-	}
-	defer secmem.Wipe(body)
-	secret, err := secmem.New(2 * MaxSecret)
-	if err != nil {
-		return fmt.Errorf("secret memory: %w", err)
-	}
-	defer secret.Destroy()
-	old, check := secret.Bytes()[:MaxSecret], secret.Bytes()[MaxSecret:]
-	was := o.Seal
-	was.Binding = f.Binding
-	n, err := t.store.sealer.Unseal(f.Parent, was, k.auth(), old)
-	if err != nil {
-		return err
-	}
-	if o.Seal, err = t.store.sealer.Seal(f.Parent, old[:n], k.auth(), SealOptions{Binding: b}); err != nil {
-		return err
-	}
-	if err := checkBlob(o.Seal); err != nil {
-		return err
-	}
-	m, err := t.store.sealer.Unseal(f.Parent, o.Seal, k.auth(), check)
-	if err != nil {
-		return err
-	}
-	if subtle.ConstantTimeCompare(old[:n], check[:m]) != 1 {
-		return fmt.Errorf("%w: the new seal does not give its secret back", ErrIntegrity)
-	}
-	return k.seal(o, body)
+// unsealObject opens the seal of an object, with the token's binding.
+func (t *Token) unsealObject(f *tokenFile, o *objectFile, k *keyring, dst []byte) (int, error) {
+	seal := o.Seal
+	seal.Binding = f.Binding
+	return t.store.sealer.Unseal(f.Parent, seal, k.auth(), dst)
 }
 
 // bootLogName is a file beside the token's: the firmware's event log of when

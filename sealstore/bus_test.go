@@ -55,7 +55,7 @@ func TestBus(t *testing.T) {
 		check(t, tok.Login(sealstore.User, sealtest.UserPIN))
 		seed := make([]byte, 32)
 		rand.Read(seed)
-		o, err := tok.CreateObject(true, []byte("body"), seed)
+		o, err := tok.CreateObject(true, []byte("body"), seed, nil)
 		check(t, err)
 		unsealed := make([]byte, sealstore.MaxSecret)
 		for range 2 {

@@ -91,15 +91,15 @@ func (t *Token) Check() ([]Damage, error) {
 			known[d.Path] = true
 		}
 	}
-	seals, err := t.seals()
+	seals, err := t.Seals()
 	if err != nil {
 		return nil, err
 	}
 	for _, s := range seals {
-		if known[s.path] {
+		if known[s.Path] {
 			continue
 		}
-		if err := try(s.path, "its secret", s.blob); err != nil {
+		if err := try(s.Path, "its secret", s.Blob); err != nil {
 			return nil, err
 		}
 	}
@@ -126,15 +126,21 @@ func (s *Store) parentDamage(f *tokenFile, err error) error {
 	return err
 }
 
-// objectSeal is the seal that an object's file carries.
-type objectSeal struct {
-	path string
-	blob Blob
+// ObjectSeal is the seal that an object's file carries.
+type ObjectSeal struct {
+	ID   ID
+	Path string // of the file
+	Blob Blob   // with its creation, and the token's binding where it is bound
 }
 
-// seals collects the seals of the objects, private ones too: a seal stands in
-// its file in the clear.
-func (t *Token) seals() ([]objectSeal, error) {
+// Seals collects the seals of the objects, private ones too: a seal stands in
+// its file in the clear. They are not authenticated; a device that loads one
+// has made it.
+func (t *Token) Seals() ([]ObjectSeal, error) {
+	f, _, err := readToken(t.path, t.serial)
+	if err != nil {
+		return nil, err
+	}
 	path := filepath.Join(t.path, objectsName)
 	dir, err := openDir(unix.AT_FDCWD, path, path)
 	if err != nil {
@@ -148,17 +154,22 @@ func (t *Token) seals() ([]objectSeal, error) {
 	if err != nil {
 		return nil, readError(path, err)
 	}
-	var out []objectSeal
+	var out []ObjectSeal
 	for _, n := range names {
-		if _, ok := parseID(n); !ok {
+		id, ok := parseID(n)
+		if !ok {
 			continue
 		}
 		p, _, err := readAt(dir, n, maxObjectFile)
 		if err != nil {
 			continue // LeftOut tells it, or it was removed just now
 		}
-		if f, err := decodeObject(p); err == nil && f.sealed() {
-			out = append(out, objectSeal{filepath.Join(path, n), f.Seal})
+		if o, err := decodeObject(p); err == nil && o.sealed() {
+			s := ObjectSeal{id, filepath.Join(path, n), o.Seal}
+			if t.store.sealer.Bound(s.Blob) {
+				s.Blob.Binding = f.Binding
+			}
+			out = append(out, s)
 		}
 	}
 	return out, nil

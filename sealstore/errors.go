@@ -33,6 +33,10 @@ var (
 	ErrReadOnly = errors.New("the store cannot be written")
 	// ErrFull: no space is left.
 	ErrFull = errors.New("no space left for the store")
+	// ErrNotRecoverable: the token's keys never leave its TPM.
+	ErrNotRecoverable = errors.New("the token is not recoverable: its keys never leave this TPM")
+	// ErrExists: there is such a token already.
+	ErrExists = errors.New("the token is there already")
 )
 
 // readError describes a failure to read path.

@@ -52,7 +52,7 @@ var operations = map[string]func(st *sealstore.Store, tok *sealstore.Token, objs
 	"create": func(_ *sealstore.Store, tok *sealstore.Token, _ []sealstore.Object) error {
 		secret := make([]byte, 32)
 		rand.Read(secret)
-		_, err := tok.CreateObject(true, secret, secret)
+		_, err := tok.CreateObject(true, secret, secret, nil)
 		return err
 	},
 	"destroy": func(_ *sealstore.Store, tok *sealstore.Token, o []sealstore.Object) error {
@@ -173,7 +173,7 @@ func template(t *testing.T, bound bool) (dir string, objs []sealstore.Object) {
 	for range 3 {
 		secret := make([]byte, 32)
 		rand.Read(secret)
-		_, err := tok.CreateObject(true, secret, secret)
+		_, err := tok.CreateObject(true, secret, secret, nil)
 		check(t, err)
 	}
 	_, objs, err = openFirst(st, sealtest.UserPIN)
@@ -388,7 +388,7 @@ func intact(t *testing.T, what, dir, op string, objs []sealstore.Object, out str
 		t.Errorf("%s: %d objects were made", what, len(found))
 	}
 	// The next writers clear up.
-	_, err = tok.CreateObject(true, []byte("next"), []byte("secret"))
+	_, err = tok.CreateObject(true, []byte("next"), []byte("secret"), nil)
 	if err == nil {
 		err = tok.SetPIN(sealstore.SO, sealtest.SOPIN, sealtest.SOPIN)
 	}

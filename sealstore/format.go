@@ -24,13 +24,15 @@ const (
 	overhead    = 16 // its tag
 	maxName     = 68 // of a storage root key: the largest digest and its algorithm
 	maxBlobPart = 2048
+	maxCreation = 1024 // of its data
+	maxMark     = 256  // of its ticket
 
 	// maxCreated is the end of the year 9999, beyond which a date cannot be shown.
 	maxCreated = 253402300799
 
-	maxTokenFile = 7 + 1 + serialSize + 4 + 8 + MaxLabel + 2*(2+maxName) + 1 +
+	maxTokenFile = 7 + 1 + serialSize + 4 + 8 + 1 + MaxLabel + 2*(2+maxName) + 1 +
 		2*(saltSize+9) + 6*(2+maxBlobPart) + maxBinding + macSize
-	maxObjectFile = 7 + 1 + 1 + 16 + serialSize + 2*(2+maxBlobPart) + 4 + nonceSize + MaxBody + overhead
+	maxObjectFile = 7 + 1 + 1 + 16 + serialSize + 2*(2+maxBlobPart) + 2 + MaxAbout + 2 + maxCreation + 2 + maxMark + 4 + nonceSize + MaxBody + overhead
 )
 
 // Limits of what the store holds.
@@ -75,6 +77,7 @@ type tokenFile struct {
 	Serial  [serialSize]byte
 	Slot    uint32
 	Created uint64 // seconds since 1970
+	Flags   byte
 	Label   [MaxLabel]byte
 	Parent  []byte // Name of the storage root key
 	Device  []byte // Name of the device's endorsement key; empty: not known
@@ -84,6 +87,11 @@ type tokenFile struct {
 	Binding *Binding // nil: not bound to the platform
 	MAC     [macSize]byte
 }
+
+// Flags of a token.
+const flagRecoverable = 1
+
+func (f *tokenFile) recoverable() bool { return f.Flags&flagRecoverable != 0 }
 
 // padLabel fills a label up with blanks, as C_InitToken gets it.
 func padLabel(s string) ([MaxLabel]byte, error) {
@@ -114,6 +122,7 @@ func (f *tokenFile) authenticated() []byte {
 	b = append(b, f.Serial[:]...)
 	b = binary.BigEndian.AppendUint32(b, f.Slot)
 	b = binary.BigEndian.AppendUint64(b, f.Created)
+	b = append(b, f.Flags)
 	b = append(b, f.Label[:]...)
 	b = appendSized(b, f.Parent)
 	b = appendSized(b, f.Device)
@@ -144,6 +153,7 @@ func decodeToken(p []byte) (*tokenFile, error) {
 	if f.Created > maxCreated {
 		d.fail("creation time %d", f.Created)
 	}
+	f.Flags = d.flags(flagRecoverable)
 	copy(f.Label[:], d.take(MaxLabel))
 	if !utf8.Valid(f.Label[:]) {
 		d.fail("label is not UTF-8")
@@ -176,6 +186,7 @@ func decodeToken(p []byte) (*tokenFile, error) {
 const (
 	flagPrivate = 1 << iota
 	flagSealed
+	flagCreation // only with flagSealed
 )
 
 // objectFile is the content of an object's file.
@@ -183,13 +194,21 @@ type objectFile struct {
 	Flags      byte
 	ID         ID
 	Serial     [serialSize]byte
-	Seal       Blob // only with flagSealed
+	Seal       Blob // only with flagSealed; its Creation only with flagCreation
 	Nonce      [nonceSize]byte
 	Ciphertext []byte // of the body, with its tag
 }
 
 func (f *objectFile) private() bool { return f.Flags&flagPrivate != 0 }
 func (f *objectFile) sealed() bool  { return f.Flags&flagSealed != 0 }
+
+// about is what the device recorded when it made the seal.
+func (f *objectFile) about() []byte {
+	if f.Seal.Creation == nil {
+		return nil
+	}
+	return f.Seal.Creation.About
+}
 
 // header encodes what stands before the nonce: the associated data of the
 // body's encryption. size is the length of the ciphertext.
@@ -199,6 +218,9 @@ func (f *objectFile) header(size int) []byte {
 	b = append(b, f.Serial[:]...)
 	if f.sealed() {
 		b = appendBlob(b, f.Seal)
+	}
+	if c := f.Seal.Creation; f.Flags&flagCreation != 0 {
+		b = appendSized(appendSized(appendSized(b, c.About), c.Data), c.Ticket)
 	}
 	return binary.BigEndian.AppendUint32(b, uint32(size))
 }
@@ -213,11 +235,17 @@ func decodeObject(p []byte) (*objectFile, error) {
 	d := decoder{rest: p}
 	d.magic(objectMagic)
 	f := new(objectFile)
-	f.Flags = d.flags(flagPrivate | flagSealed)
+	f.Flags = d.flags(flagPrivate | flagSealed | flagCreation)
+	if f.Flags&(flagSealed|flagCreation) == flagCreation {
+		d.fail("flags %#x", f.Flags)
+	}
 	copy(f.ID[:], d.take(len(f.ID)))
 	copy(f.Serial[:], d.take(serialSize))
 	if f.sealed() {
 		f.Seal = d.blob()
+	}
+	if f.Flags&flagCreation != 0 {
+		f.Seal.Creation = &Creation{About: d.sized(MaxAbout), Data: d.sized(maxCreation), Ticket: d.sized(maxMark)}
 	}
 	size := d.uint32()
 	if size < overhead || size > MaxBody+overhead {
@@ -229,6 +257,16 @@ func decodeObject(p []byte) (*objectFile, error) {
 		return nil, err
 	}
 	return f, nil
+}
+
+// setSeal gives f another seal, and says whether it comes with its creation.
+func (f *objectFile) setSeal(s Blob) {
+	f.Seal = s
+	f.Flags |= flagSealed
+	f.Flags &^= flagCreation
+	if s.Creation != nil {
+		f.Flags |= flagCreation
+	}
 }
 
 func appendSized(b, p []byte) []byte {
@@ -252,6 +290,9 @@ func checkBlob(s Blob) error {
 		if len(p) == 0 || len(p) > maxBlobPart {
 			return fmt.Errorf("sealed blob: %w: part of %d bytes", ErrTooLarge, len(p))
 		}
+	}
+	if c := s.Creation; c != nil && (len(c.Data) == 0 || len(c.Data) > maxCreation || len(c.Ticket) == 0 || len(c.Ticket) > maxMark) {
+		return fmt.Errorf("sealed blob: %w: creation data of %d bytes, a ticket of %d", ErrTooLarge, len(c.Data), len(c.Ticket))
 	}
 	return nil
 }

@@ -32,9 +32,13 @@ func samples() (tokens []*tokenFile, objects []*objectFile) {
 	p.Flags = flagPrivate | flagSealed
 	p.Seal = Blob{Public: []byte("p"), Private: []byte("q")}
 	p.Ciphertext = bytes.Repeat([]byte{4}, 100)
+	r := *o
+	r.Flags = flagPrivate | flagSealed | flagCreation
+	r.Seal = Blob{Public: []byte("p"), Private: []byte("q"), Creation: &Creation{About: []byte("about"), Data: []byte("data"), Ticket: []byte("ticket")}}
 	n := h
+	n.Flags = flagRecoverable
 	n.User = &pinSeal{Blob: Blob{Public: []byte("user public"), Private: []byte("user private")}, NoPIN: true}
-	return []*tokenFile{f, &g, &h, &n}, []*objectFile{o, &p}
+	return []*tokenFile{f, &g, &h, &n}, []*objectFile{o, &p, &r}
 }
 
 func TestFormatBounds(t *testing.T) {
@@ -84,7 +88,8 @@ func TestFormatBounds(t *testing.T) {
 		}
 	}
 	largest := *objects[1]
-	largest.Seal = Blob{Public: make([]byte, maxBlobPart), Private: make([]byte, maxBlobPart)}
+	largest.setSeal(Blob{Public: make([]byte, maxBlobPart), Private: make([]byte, maxBlobPart),
+		Creation: &Creation{About: make([]byte, MaxAbout), Data: make([]byte, maxCreation), Ticket: make([]byte, maxMark)}})
 	largest.Ciphertext = make([]byte, MaxBody+overhead)
 	if n := len(largest.encode()); n != maxObjectFile {
 		t.Errorf("the largest object has %d bytes, not %d", n, maxObjectFile)
@@ -110,6 +115,7 @@ func TestFormatVectors(t *testing.T) {
 	for name, data := range map[string][]byte{
 		"token": tokens[0].encode(), "token-user": tokens[1].encode(), "token-bound": tokens[2].encode(), "token-no-pin": tokens[3].encode(),
 		"object": objects[0].encode(), "object-sealed": objects[1].encode(),
+		"object-creation": objects[2].encode(),
 	} {
 		path := "testdata/v1-" + name + ".hex"
 		want, err := os.ReadFile(path)

@@ -183,12 +183,7 @@ func (v *view) refresh(dir *os.File, id ID, reread bool) (*entry, error) {
 		e.file, e.bad = decodeObject(p)
 	}
 	if e.bad == nil {
-		switch {
-		case e.file.ID != id:
-			e.bad = fmt.Errorf("%w: it is the file of object %x", ErrIntegrity, e.file.ID)
-		case e.file.Serial != t.raw:
-			e.bad = fmt.Errorf("%w: it belongs to token %x", ErrIntegrity, e.file.Serial)
-		}
+		e.bad = t.own(e.file, id)
 	}
 	if t.objects == nil {
 		t.objects = map[ID]*entry{}
@@ -238,6 +233,64 @@ func (t *Token) forgetPrivate() {
 	}
 }
 
+// walk reads the file of every object with the keyring that it is under. What
+// fails of one does not keep it from the others; all errors are returned.
+func (t *Token) walk(root, public *keyring, progress Progress, visit func(o *objectFile, k *keyring, body []byte) error) error {
+	path := filepath.Join(t.path, objectsName)
+	dir, err := openDir(unix.AT_FDCWD, path, path)
+	if err != nil {
+		return readError(path, err)
+	}
+	defer dir.Close()
+	names, err := list(dir)
+	if err != nil {
+		return readError(path, err)
+	}
+	names = slices.DeleteFunc(names, func(n string) bool { _, ok := parseID(n); return !ok })
+	slices.Sort(names)
+	var failed []error
+	for i, n := range names {
+		id, _ := parseID(n)
+		p, _, err := readAt(dir, n, maxObjectFile)
+		var o *objectFile
+		if err == nil {
+			o, err = decodeObject(p)
+		}
+		if err == nil {
+			err = t.own(o, id)
+		}
+		if err == nil {
+			k := public
+			if o.private() {
+				k = root
+			}
+			var body []byte
+			if body, err = k.open(o); err == nil {
+				err = visit(o, k, body)
+				if o.private() {
+					secmem.Wipe(body)
+				}
+			}
+		}
+		if err != nil {
+			failed = append(failed, fmt.Errorf("%s: %w", filepath.Join(path, n), err))
+		}
+		progress.step(i+1, len(names))
+	}
+	return errors.Join(failed...)
+}
+
+// own makes sure that a file is that of an object of the token.
+func (t *Token) own(o *objectFile, id ID) error {
+	switch {
+	case o.ID != id:
+		return fmt.Errorf("%w: it is the file of object %x", ErrIntegrity, o.ID)
+	case o.Serial != t.raw:
+		return fmt.Errorf("%w: it belongs to token %x", ErrIntegrity, o.Serial)
+	}
+	return nil
+}
+
 // find returns the entry of an object that can be used now. Token.cache is held.
 func (v *view) find(id ID, reread bool) (*entry, error) {
 	dir, err := v.objects()
@@ -263,27 +316,37 @@ func (t *Token) Has(id ID) bool {
 }
 
 // CreateObject stores an object. A secret, of 1 to 128 bytes, gets a seal of
-// its own.
-func (t *Token) CreateObject(private bool, body, secret []byte) (Object, error) {
-	if len(body) > MaxBody {
-		return Object{}, fmt.Errorf("object: %w: a body of %d bytes, at most %d", ErrTooLarge, len(body), MaxBody)
-	}
-	if secret != nil && (len(secret) == 0 || len(secret) > MaxSecret) {
-		return Object{}, fmt.Errorf("object: %w: a secret of %d bytes, 1 to %d are possible", ErrTooLarge, len(secret), MaxSecret)
+// its own. about is a public statement on it, at most 64 bytes, that the Sealer
+// records with the seal; it may be empty.
+func (t *Token) CreateObject(private bool, body, secret, about []byte) (Object, error) {
+	if err := checkObject(body, secret, about); err != nil {
+		return Object{}, err
 	}
 	for {
-		o, err := t.create(private, body, secret)
+		o, err := t.create(private, body, secret, about)
 		if !errors.Is(err, errRebound) {
 			return o, err
 		}
 	}
 }
 
+func checkObject(body, secret, about []byte) error {
+	switch {
+	case len(body) > MaxBody:
+		return fmt.Errorf("object: %w: a body of %d bytes, at most %d", ErrTooLarge, len(body), MaxBody)
+	case secret != nil && (len(secret) == 0 || len(secret) > MaxSecret):
+		return fmt.Errorf("object: %w: a secret of %d bytes, 1 to %d are possible", ErrTooLarge, len(secret), MaxSecret)
+	case len(about) > MaxAbout || secret == nil && len(about) > 0:
+		return fmt.Errorf("object: %w: %d bytes about a secret, at most %d", ErrTooLarge, len(about), MaxAbout)
+	}
+	return nil
+}
+
 // errRebound: the token was bound or unbound while an object was sealed.
 var errRebound = errors.New("the token's binding changed meanwhile")
 
-func (t *Token) create(private bool, body, secret []byte) (Object, error) {
-	f, in, err := t.encrypt(private, body, secret)
+func (t *Token) create(private bool, body, secret, about []byte) (Object, error) {
+	f, in, err := t.encrypt(private, body, secret, about)
 	if err != nil {
 		return Object{}, err
 	}
@@ -305,16 +368,15 @@ func (t *Token) create(private bool, body, secret []byte) (Object, error) {
 	objects := filepath.Join(t.path, objectsName)
 	removeTemps(objects)
 	data := f.encode()
-	name := idName(f.ID)
-	if err := writeFile(objects, name, data, false); err != nil {
-		return Object{}, writeError(filepath.Join(objects, name), err)
+	if err := writeObject(objects, f.ID, data); err != nil {
+		return Object{}, err
 	}
 	return t.remember(f, in, data, body)
 }
 
 // encrypt makes the file of a new object. The TPM is only asked here, so that
 // its slowness keeps no other process waiting for the lock.
-func (t *Token) encrypt(private bool, body, secret []byte) (*objectFile, instance, error) {
+func (t *Token) encrypt(private bool, body, secret, about []byte) (*objectFile, instance, error) {
 	v, err := t.begin(!private)
 	if err != nil {
 		return nil, instance{}, err
@@ -332,13 +394,7 @@ func (t *Token) encrypt(private bool, body, secret []byte) (*objectFile, instanc
 		return nil, instance{}, err
 	}
 	if secret != nil {
-		f.Flags |= flagSealed
-		// The authorisation value has 192 random bits, so nothing is won by
-		// counting wrong ones, and a key stays usable while PINs are locked out.
-		if f.Seal, err = t.store.sealer.Seal(v.file.Parent, secret, k.auth(), SealOptions{Binding: v.file.Binding}); err == nil {
-			err = checkBlob(f.Seal)
-		}
-		if err != nil {
+		if err := t.store.sealObject(v.file, f, k, secret, about); err != nil {
 			return nil, instance{}, fmt.Errorf("token %s: sealing an object: %w", t.serial, err)
 		}
 	}
@@ -346,6 +402,20 @@ func (t *Token) encrypt(private bool, body, secret []byte) (*objectFile, instanc
 		return nil, instance{}, err
 	}
 	return f, v.file.instance(), nil
+}
+
+// sealObject seals the secret of an object as its token wants it.
+func (s *Store) sealObject(f *tokenFile, o *objectFile, k *keyring, secret, about []byte) error {
+	// The authorisation value has 192 random bits, so nothing is won by
+	// counting wrong ones, and a key stays usable while PINs are locked out.
+	b, err := s.sealer.Seal(f.Parent, secret, k.auth(), SealOptions{Binding: f.Binding, Movable: f.recoverable(), About: about})
+	if err == nil {
+		err = checkBlob(b)
+	}
+	if err == nil {
+		o.setSeal(b)
+	}
+	return err
 }
 
 // remember enters a file that was just written, under the token's lock.
@@ -477,9 +547,7 @@ func (t *Token) unseal(id ID, dst []byte, public bool) (int, error) {
 	if err != nil {
 		return 0, err
 	}
-	seal := f.Seal
-	seal.Binding = v.file.Binding
-	n, err := t.store.sealer.Unseal(v.file.Parent, seal, k.auth(), dst)
+	n, err := t.unsealObject(v.file, f, k, dst)
 	if err != nil {
 		return 0, fmt.Errorf("object %s of token %s: unsealing: %w", idName(id), t.serial, err)
 	}

@@ -56,14 +56,14 @@ func TestRootInAnothersStore(t *testing.T) {
 	needRoot(t)
 	dir := t.TempDir()
 	st, tok, _, _ := newToken(t, dir)
-	o, err := tok.CreateObject(true, []byte("k"), []byte("secret"))
+	o, err := tok.CreateObject(true, []byte("k"), []byte("secret"), nil)
 	must(t, err)
 	info, err := tok.Info()
 	must(t, err)
 	must(t, st.Writable())
 	chownAll(t, dir, nobody)
 	for name, act := range map[string]func() error{
-		"CreateObject": func() error { _, err := tok.CreateObject(true, nil, nil); return err },
+		"CreateObject": func() error { _, err := tok.CreateObject(true, nil, nil, nil); return err },
 		"UpdateObject": func() error { _, err := tok.UpdateObject(o.ID, o.Stamp, nil); return err },
 		"DeleteObject": func() error { return tok.DeleteObject(o.ID) },
 		"SetPIN":       func() error { return tok.SetPIN(sealstore.User, sealtest.UserPIN, []byte("other")) },
@@ -181,7 +181,7 @@ func TestSharedStore(t *testing.T) {
 		return os.Chmod(path, 0o640)
 	}
 	must(t, filepath.WalkDir(dir, share))
-	o, err := tok.CreateObject(true, []byte("k"), []byte("secret"))
+	o, err := tok.CreateObject(true, []byte("k"), []byte("secret"), nil)
 	must(t, err)
 	_, err = tok.UpdateObject(o.ID, o.Stamp, []byte("another"))
 	must(t, err)
@@ -227,7 +227,7 @@ func TestSharedStore(t *testing.T) {
 		return os.Lchown(path, -1, 4711)
 	}))
 	as(t, nobody, func() {
-		o, err := tok.CreateObject(true, []byte("k"), nil)
+		o, err := tok.CreateObject(true, []byte("k"), nil, nil)
 		must(t, err)
 		info, err := os.Stat(filepath.Join(tokenPath(t, dir, tok), "objects", hex.EncodeToString(o.ID[:])))
 		must(t, err)

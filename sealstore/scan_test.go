@@ -70,10 +70,10 @@ func TestSecretsAreNotInMemory(t *testing.T) {
 		{"Logout", func() error { token.Logout(); return nil }},
 		{"Login", func() error { return token.Login(sealstore.User, user) }},
 		{"CreateObject", func() error {
-			if _, err := token.CreateObject(false, []byte("public"), nil); err != nil {
+			if _, err := token.CreateObject(false, []byte("public"), nil, nil); err != nil {
 				return err
 			}
-			o, err := token.CreateObject(true, []byte("private"), seed)
+			o, err := token.CreateObject(true, []byte("private"), seed, nil)
 			key = o.ID
 			return err
 		}},

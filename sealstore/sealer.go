@@ -14,6 +14,17 @@ type Blob struct {
 	// Binding is what the seal was bound to, nil where it was not. It is no
 	// part of the sealed object: its approvals may change.
 	Binding *Binding
+	// Creation is what the device says of how the seal was made, nil where
+	// SealOptions.About was empty. It is no part of the sealed object either.
+	Creation *Creation
+}
+
+// Creation lets the device attest later that it made a seal (Part 1, 16.9,
+// and Part 3, 18.3).
+type Creation struct {
+	About  []byte // of SealOptions, as the device has recorded it
+	Data   []byte // TPMS_CREATION_DATA
+	Ticket []byte // TPMT_TK_CREATION: the device's own mark that Data is true
 }
 
 // Binding ties seals to the state of the platform: they open only while the
@@ -41,7 +52,17 @@ type SealOptions struct {
 	DictionaryAttack bool
 	// Binding ties the seal to PCR values; nil does not.
 	Binding *Binding
+	// Movable leaves fixedTPM and fixedParent clear: the device then does not
+	// say of the seal that what is in it exists nowhere else.
+	Movable bool
+	// About is a public statement on the secret, at most [MaxAbout] bytes, that
+	// the device records when it makes the seal (outsideInfo): the public key
+	// of a private one. Where it is given, the result has a Creation.
+	About []byte
 }
+
+// MaxAbout is the size of the largest SealOptions.About, in bytes.
+const MaxAbout = 64
 
 // Lockout is the state of the dictionary-attack protection of the TPM
 // (Part 1, 19.8), which all objects of that TPM share.

@@ -62,8 +62,10 @@ type TokenInfo struct {
 	Slot    uint32
 	UserPIN bool // a user PIN is set
 	NoPIN   bool // it needs none
-	Created time.Time
-	Parent  []byte // Name of the storage root key that it is sealed under
+	// Recoverable: its keys can be taken to another TPM, by backup or migration.
+	Recoverable bool
+	Created     time.Time
+	Parent      []byte // Name of the storage root key that it is sealed under
 }
 
 // InitParams describes a token to create.
@@ -77,6 +79,9 @@ type InitParams struct {
 	Binding *BindingSpec
 	// NoPIN has the token open without a user PIN, as far as its binding lets it.
 	NoPIN bool
+	// Recoverable lets the keys of the token be taken out of its TPM with both
+	// PINs, for a backup or another TPM. It is decided for good.
+	Recoverable bool
 }
 
 // Open returns the store in dir, which need not exist. It touches neither the
@@ -113,13 +118,14 @@ func validSerial(s string) bool {
 
 func (f *tokenFile) info() TokenInfo {
 	return TokenInfo{
-		Serial:  hex.EncodeToString(f.Serial[:]),
-		Label:   f.label(),
-		Slot:    f.Slot,
-		UserPIN: f.User != nil && !f.User.NoPIN,
-		NoPIN:   f.User != nil && f.User.NoPIN,
-		Created: time.Unix(int64(f.Created), 0).UTC(),
-		Parent:  f.Parent,
+		Serial:      hex.EncodeToString(f.Serial[:]),
+		Label:       f.label(),
+		Slot:        f.Slot,
+		UserPIN:     f.User != nil && !f.User.NoPIN,
+		NoPIN:       f.User != nil && f.User.NoPIN,
+		Recoverable: f.recoverable(),
+		Created:     time.Unix(int64(f.Created), 0).UTC(),
+		Parent:      f.Parent,
 	}
 }
 
@@ -139,11 +145,13 @@ type Census struct {
 	// not, as far as they still tell theirs: it is theirs again when somebody
 	// restores the file.
 	free uint32
+	// taken are the slot numbers of all tokens, likewise, by serial number.
+	taken map[string]uint32
 }
 
 // Scan tells at once what Tokens, LeftOut and FreeSlot do.
 func (s *Store) Scan() (c Census, err error) {
-	c.dir = s.dir
+	c.dir, c.taken = s.dir, map[string]uint32{}
 	dir, err := openDir(unix.AT_FDCWD, s.tokensDir(), s.tokensDir())
 	if errors.Is(err, fs.ErrNotExist) {
 		return c, nil
@@ -172,6 +180,7 @@ func (s *Store) Scan() (c Census, err error) {
 		f, id, err := readToken(s.tokenDir(n), n)
 		if f != nil {
 			c.free = max(c.free, f.Slot+1)
+			c.taken[n] = f.Slot
 		}
 		if err != nil {
 			// A token that was removed since the listing is no news.
@@ -309,6 +318,9 @@ func (s *Store) create(p InitParams) (TokenInfo, error) {
 		return TokenInfo{}, err
 	}
 	f := &tokenFile{Created: uint64(time.Now().Unix())}
+	if p.Recoverable {
+		f.Flags = flagRecoverable
+	}
 	var err error
 	if f.Label, err = padLabel(p.Label); err != nil {
 		return TokenInfo{}, err
@@ -317,16 +329,8 @@ func (s *Store) create(p InitParams) (TokenInfo, error) {
 		return TokenInfo{}, err
 	}
 	// What cannot work shall fail before the TPM is troubled.
-	if err := s.ours(); err != nil {
+	if err := s.prepare(); err != nil {
 		return TokenInfo{}, err
-	}
-	if _, err := os.Stat(s.tokensDir()); err != nil {
-		if err = makeDir(s.tokensDir()); err == nil {
-			err = inherit(s.dir, s.tokensDir())
-		}
-		if err != nil {
-			return TokenInfo{}, writeError(s.tokensDir(), err)
-		}
 	}
 	l, err := s.lock()
 	if err != nil {
@@ -340,24 +344,53 @@ func (s *Store) create(p InitParams) (TokenInfo, error) {
 	if p.Slot != nil && *p.Slot != f.Slot {
 		return TokenInfo{}, fmt.Errorf("slot %d: %w", *p.Slot, ErrSlotTaken)
 	}
-	if err := s.initialise(f, p.SOPIN, p.Binding, p.NoPIN); err != nil {
+	root, public, err := s.initialise(f, pinsOf{so: p.SOPIN, noPIN: p.NoPIN}, p.Binding)
+	if err != nil {
 		return TokenInfo{}, err
 	}
-	temp, err := s.build(f)
+	root.destroy()
+	public.destroy()
+	temp, err := s.build(f, nil)
 	if err != nil {
 		return TokenInfo{}, err
 	}
 	info := f.info()
-	path := s.tokenDir(info.Serial)
+	if err := s.installNew(temp, s.tokenDir(info.Serial)); err != nil {
+		return TokenInfo{}, err
+	}
+	return info, nil
+}
+
+// installNew puts a token that was built under a temporary name in its place,
+// which is free, or removes it.
+func (s *Store) installNew(temp, path string) error {
 	if err := renameNew(temp, path); err != nil {
 		os.RemoveAll(temp)
-		return TokenInfo{}, writeError(path, err)
+		return writeError(path, err)
 	}
 	if err := syncDir(s.tokensDir()); err != nil {
 		os.RemoveAll(path)
-		return TokenInfo{}, writeError(path, err)
+		return writeError(path, err)
 	}
-	return info, nil
+	return nil
+}
+
+// prepare makes the directory for tokens, and fails where none can be made.
+func (s *Store) prepare() error {
+	if err := s.ours(); err != nil {
+		return err
+	}
+	if _, err := os.Stat(s.tokensDir()); err == nil {
+		return nil
+	}
+	err := makeDir(s.tokensDir())
+	if err == nil {
+		err = inherit(s.dir, s.tokensDir())
+	}
+	if err != nil {
+		return writeError(s.tokensDir(), err)
+	}
+	return nil
 }
 
 // lock takes the lock under which tokens are made.
@@ -373,15 +406,27 @@ func (s *Store) lock() (*fileLock, error) {
 	return l, nil
 }
 
-// initialise gives f fresh secrets, the root secret sealed under the SO PIN
-// and, with noPIN, without one for the user.
-func (s *Store) initialise(f *tokenFile, soPIN []byte, spec *BindingSpec, noPIN bool) error {
-	var err error
+// pinsOf are the PINs that a token is made with.
+type pinsOf struct {
+	so    []byte
+	user  []byte // nil: not set
+	noPIN bool   // the user needs none
+}
+
+// initialise gives f fresh secrets, sealed under its PINs, and returns them.
+func (s *Store) initialise(f *tokenFile, pins pinsOf, spec *BindingSpec) (root, public *keyring, err error) {
+	defer func() {
+		if err != nil {
+			root.destroy()
+			public.destroy()
+			root, public = nil, nil
+		}
+	}()
 	if f.Parent, err = s.sealer.Parent(); err != nil {
-		return err
+		return nil, nil, err
 	}
 	if len(f.Parent) == 0 || len(f.Parent) > maxName {
-		return fmt.Errorf("%w: a Name of %d bytes", ErrParent, len(f.Parent))
+		return nil, nil, fmt.Errorf("%w: a Name of %d bytes", ErrParent, len(f.Parent))
 	}
 	if f.Device, err = s.sealer.Device(); err != nil {
 		// It only serves to say, later, which TPM is the wrong one.
@@ -389,39 +434,40 @@ func (s *Store) initialise(f *tokenFile, soPIN []byte, spec *BindingSpec, noPIN 
 		f.Device = nil
 	}
 	f.User = nil
-	root, err := newSecret(s.sealer, true)
-	if err != nil {
-		return err
+	if root, err = newSecret(s.sealer, true); err != nil {
+		return
 	}
-	defer root.destroy()
-	public, err := newSecret(s.sealer, false)
-	if err != nil {
-		return err
+	if public, err = newSecret(s.sealer, false); err != nil {
+		return
 	}
-	defer public.destroy()
 	if f.Public, err = s.sealer.Seal(f.Parent, public.secret(), nil, SealOptions{}); err != nil {
-		return fmt.Errorf("sealing the public secret: %w", err)
+		return root, public, fmt.Errorf("sealing the public secret: %w", err)
 	}
-	if err := s.verifySeal(f.Parent, f.Public, nil, public.secret()); err != nil {
-		return fmt.Errorf("sealing the public secret: %w", err)
+	if err = s.verifySeal(f.Parent, f.Public, nil, public.secret()); err != nil {
+		return root, public, fmt.Errorf("sealing the public secret: %w", err)
 	}
-	if f.SO, err = s.sealRoot(f, root, SO, soPIN); err != nil {
-		return err
+	if f.SO, err = s.sealRoot(f, root, SO, pins.so); err != nil {
+		return
 	}
 	if spec != nil {
 		if f.Binding, err = s.newBinding(*spec, root.approver()); err != nil {
-			return err
+			return
 		}
 	}
-	if noPIN {
-		u, err := s.sealRoot(f, root, User, nil)
-		if err != nil {
-			return err
+	if pins.noPIN || pins.user != nil {
+		pin := pins.user
+		if pins.noPIN {
+			pin = nil
+		}
+		var u pinSeal
+		if u, err = s.sealRoot(f, root, User, pin); err != nil {
+			return
 		}
 		f.User = &u
 	}
 	f.MAC = root.mac(f)
-	return nil
+	root.instance, public.instance = f.instance(), f.instance()
+	return root, public, nil
 }
 
 // sealRoot seals a root secret under a PIN, for a user also without one, if pin
@@ -484,8 +530,9 @@ func (s *Store) verifySeal(parent []byte, b Blob, auth, want []byte) error {
 	return nil
 }
 
-// build writes a complete token under a temporary name, or nothing.
-func (s *Store) build(f *tokenFile) (string, error) {
+// build writes a complete token under a temporary name, or nothing. fill adds
+// the objects to their directory; nil: there are none.
+func (s *Store) build(f *tokenFile, fill func(objects string) error) (string, error) {
 	temp := filepath.Join(s.tokensDir(), tempName())
 	if err := os.Mkdir(temp, 0o700); err != nil {
 		return "", writeError(temp, err)
@@ -495,8 +542,13 @@ func (s *Store) build(f *tokenFile) (string, error) {
 		err = fillDir(temp, f)
 	}
 	if err != nil {
+		err = writeError(temp, err)
+	} else if fill != nil {
+		err = fill(filepath.Join(temp, objectsName))
+	}
+	if err != nil {
 		os.RemoveAll(temp)
-		return "", writeError(temp, err)
+		return "", err
 	}
 	return temp, nil
 }
@@ -557,28 +609,26 @@ func (s *Store) reinit(serial, label string, soPIN []byte, binding *BindingSpec)
 	if err != nil {
 		return TokenInfo{}, err
 	}
-	root, err := t.openRoot(old, SO, soPIN)
+	known, err := t.openRoot(old, SO, soPIN)
+	if err != nil {
+		return TokenInfo{}, err
+	}
+	known.destroy()
+
+	removeTemps(s.tokensDir())
+	f := &tokenFile{Serial: old.Serial, Slot: old.Slot, Created: uint64(time.Now().Unix()), Label: padded}
+	root, public, err := s.initialise(f, pinsOf{so: soPIN}, binding)
 	if err != nil {
 		return TokenInfo{}, err
 	}
 	root.destroy()
-
-	removeTemps(s.tokensDir())
-	f := &tokenFile{Serial: old.Serial, Slot: old.Slot, Created: uint64(time.Now().Unix()), Label: padded}
-	if err := s.initialise(f, soPIN, binding, false); err != nil {
-		return TokenInfo{}, err
-	}
-	temp, err := s.build(f)
+	public.destroy()
+	temp, err := s.build(f, nil)
 	if err != nil {
 		return TokenInfo{}, err
 	}
 	defer os.RemoveAll(temp) // holds the old token once they have changed places
-	err = retry(func() error {
-		return renameat2(unix.AT_FDCWD, temp, unix.AT_FDCWD, t.path, unix.RENAME_EXCHANGE)
-	})
-	if err == nil {
-		err = syncDir(s.tokensDir())
-	} else if unsupported(err) {
+	if err = s.exchange(temp, t.path); unsupported(err) {
 		err = t.replaceInPlace(f)
 	}
 	if err != nil {
@@ -586,6 +636,17 @@ func (s *Store) reinit(serial, label string, soPIN []byte, binding *BindingSpec)
 	}
 	t.drop()
 	return f.info(), nil
+}
+
+// exchange has a token that was built change places with one that is there.
+func (s *Store) exchange(temp, path string) error {
+	err := retry(func() error {
+		return renameat2(unix.AT_FDCWD, temp, unix.AT_FDCWD, path, unix.RENAME_EXCHANGE)
+	})
+	if err == nil {
+		err = syncDir(s.tokensDir())
+	}
+	return err
 }
 
 // Delete removes a token with all that is in it. The TPM checks the SO PIN.

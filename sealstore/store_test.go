@@ -74,7 +74,7 @@ func tokenPath(t *testing.T, dir string, tok *sealstore.Token) string {
 func TestTraffic(t *testing.T) {
 	dir := t.TempDir()
 	st, tok, dev, _ := newToken(t, dir)
-	o, err := tok.CreateObject(true, []byte("k"), []byte("secret"))
+	o, err := tok.CreateObject(true, []byte("k"), []byte("secret"), nil)
 	must(t, err)
 	_, err = tok.Objects()
 	must(t, err)
@@ -104,7 +104,7 @@ func TestTraffic(t *testing.T) {
 		t.Errorf("unsealing costs %d commands", n)
 	}
 	before = dev.Commands()
-	_, err = tok.CreateObject(true, []byte("k"), nil)
+	_, err = tok.CreateObject(true, []byte("k"), nil, nil)
 	must(t, err)
 	if n := dev.Commands() - before; n != 0 {
 		t.Errorf("an object without a secret costs %d commands", n)
@@ -147,7 +147,7 @@ func TestFailingStep(t *testing.T) {
 	st, tok, dev, _ := newToken(t, dir)
 	info, err := tok.Info()
 	must(t, err)
-	kept, err := tok.CreateObject(true, []byte("k"), []byte("secret"))
+	kept, err := tok.CreateObject(true, []byte("k"), []byte("secret"), nil)
 	must(t, err)
 	fault := errors.New("injected")
 	for _, c := range []struct {
@@ -159,7 +159,7 @@ func TestFailingStep(t *testing.T) {
 			_, err := st.Create(sealstore.InitParams{Label: "x", SOPIN: sealtest.SOPIN})
 			return err
 		}},
-		{"CreateObject", func() error { _, err := tok.CreateObject(true, nil, []byte("s")); return err }},
+		{"CreateObject", func() error { _, err := tok.CreateObject(true, nil, []byte("s"), nil); return err }},
 		{"Reinit", func() error {
 			_, err := st.Reinit(info.Serial, "x", sealtest.SOPIN, nil)
 			return err
@@ -211,9 +211,9 @@ func TestDamagedObject(t *testing.T) {
 	dir := t.TempDir()
 	_, tok, _, j := newToken(t, dir)
 	for _, private := range []bool{true, false} {
-		o, err := tok.CreateObject(private, []byte("victim"), []byte("secret"))
+		o, err := tok.CreateObject(private, []byte("victim"), []byte("secret"), nil)
 		must(t, err)
-		other, err := tok.CreateObject(private, []byte("bystander"), []byte("secret"))
+		other, err := tok.CreateObject(private, []byte("bystander"), []byte("secret"), nil)
 		must(t, err)
 		path := filepath.Join(tokenPath(t, dir, tok), "objects", fmt.Sprintf("%x", o.ID[:]))
 		good, err := os.ReadFile(path)
@@ -290,12 +290,12 @@ func TestDamagedToken(t *testing.T) {
 
 	// The label is not confidential, but its change ends the login.
 	data := bytes.Clone(good)
-	data[7+1+8+4+8] = 'X'
+	data[7+1+8+4+8+1] = 'X'
 	must(t, os.WriteFile(path, data, 0o600))
 	if _, err := tok.Objects(); !errors.Is(err, sealstore.ErrIntegrity) {
 		t.Fatal(err)
 	}
-	if _, err := tok.CreateObject(true, nil, nil); !errors.Is(err, sealstore.ErrLocked) {
+	if _, err := tok.CreateObject(true, nil, nil, nil); !errors.Is(err, sealstore.ErrLocked) {
 		t.Fatal(err)
 	}
 	if err := tok.SetPIN(sealstore.User, sealtest.UserPIN, []byte("other")); !errors.Is(err, sealstore.ErrIntegrity) {
@@ -334,7 +334,7 @@ func TestWithoutRenameat2(t *testing.T) {
 	sealstore.WithoutRenameat2(t)
 	dir := t.TempDir()
 	st, tok, _, _ := newToken(t, dir)
-	_, err := tok.CreateObject(true, []byte("k"), []byte("secret"))
+	_, err := tok.CreateObject(true, []byte("k"), []byte("secret"), nil)
 	must(t, err)
 	info, err := tok.Info()
 	must(t, err)
@@ -354,7 +354,7 @@ func TestWithoutRenameat2(t *testing.T) {
 	must(t, tok.Login(sealstore.SO, sealtest.SOPIN))
 	must(t, tok.InitUserPIN(sealtest.UserPIN))
 	must(t, tok.Login(sealstore.User, sealtest.UserPIN))
-	_, err = tok.CreateObject(true, []byte("k"), []byte("secret"))
+	_, err = tok.CreateObject(true, []byte("k"), []byte("secret"), nil)
 	must(t, err)
 }
 
@@ -382,7 +382,7 @@ func mount(t *testing.T, options string) string {
 func TestReadOnly(t *testing.T) {
 	dir := mount(t, "size=8m,mode=0700")
 	st, tok, _, _ := newToken(t, dir)
-	o, err := tok.CreateObject(true, []byte("k"), []byte("secret"))
+	o, err := tok.CreateObject(true, []byte("k"), []byte("secret"), nil)
 	must(t, err)
 	must(t, unix.Mount("", dir, "", unix.MS_REMOUNT|unix.MS_RDONLY, ""))
 	tok.Logout()
@@ -398,7 +398,7 @@ func TestReadOnly(t *testing.T) {
 	info, err := tok.Info()
 	must(t, err)
 	for name, act := range map[string]func() error{
-		"CreateObject": func() error { _, err := tok.CreateObject(true, nil, nil); return err },
+		"CreateObject": func() error { _, err := tok.CreateObject(true, nil, nil, nil); return err },
 		"UpdateObject": func() error { _, err := tok.UpdateObject(o.ID, o.Stamp, nil); return err },
 		"DeleteObject": func() error { return tok.DeleteObject(o.ID) },
 		"SetPIN":       func() error { return tok.SetPIN(sealstore.User, sealtest.UserPIN, []byte("other")) },
@@ -418,7 +418,7 @@ func TestForbidden(t *testing.T) {
 	objects := filepath.Join(tokenPath(t, dir, tok), "objects")
 	must(t, os.Chmod(objects, 0o500))
 	defer os.Chmod(objects, 0o700)
-	if _, err := tok.CreateObject(true, nil, nil); !errors.Is(err, sealstore.ErrReadOnly) {
+	if _, err := tok.CreateObject(true, nil, nil, nil); !errors.Is(err, sealstore.ErrReadOnly) {
 		t.Error(err)
 	}
 }
@@ -461,7 +461,7 @@ func TestFull(t *testing.T) {
 	var err error
 	for {
 		var o sealstore.Object
-		if o, err = tok.CreateObject(true, body, nil); err != nil {
+		if o, err = tok.CreateObject(true, body, nil, nil); err != nil {
 			break
 		}
 		last, stored[o.ID] = o, true
@@ -507,7 +507,7 @@ func TestFull(t *testing.T) {
 		}
 	}
 	must(t, tok.DeleteObject(last.ID))
-	_, err = tok.CreateObject(true, body[:4000], nil)
+	_, err = tok.CreateObject(true, body[:4000], nil, nil)
 	must(t, err)
 	left, _ := filepath.Glob(filepath.Join(dir, "tokens", "*", "objects", ".tmp-*"))
 	if len(left) != 0 {

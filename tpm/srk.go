@@ -77,7 +77,7 @@ func (t *TPM) hasPassword(k *rootKey) (bool, error) {
 		InSensitive: tpm2.TPM2BSensitiveCreate{Sensitive: &tpm2.TPMSSensitiveCreate{
 			Data: tpm2.NewTPMUSensitiveCreate(&tpm2.TPM2BSensitiveData{Buffer: []byte{0}}),
 		}},
-		InPublic: tpm2.New2B(sealTemplate(false)),
+		InPublic: tpm2.New2B(sealTemplate(sealstore.SealOptions{})),
 	}.Execute(t.link)
 	if isWrongAuth(err) {
 		return true, nil

@@ -665,12 +665,13 @@ func (t *TPM) Device() (name []byte, err error) {
 	return name, err
 }
 
-// sealTemplate is that of a sealed object.
-func sealTemplate(dictionaryAttack bool) tpm2.TPMTPublic {
+// sealTemplate is that of a sealed object. A movable one is not said to exist
+// in this TPM alone, though without a policy for it no TPM duplicates it.
+func sealTemplate(o sealstore.SealOptions) tpm2.TPMTPublic {
 	return tpm2.TPMTPublic{
 		Type:             tpm2.TPMAlgKeyedHash,
 		NameAlg:          tpm2.TPMAlgSHA256,
-		ObjectAttributes: tpm2.TPMAObject{FixedTPM: true, FixedParent: true, UserWithAuth: true, NoDA: !dictionaryAttack},
+		ObjectAttributes: tpm2.TPMAObject{FixedTPM: !o.Movable, FixedParent: !o.Movable, UserWithAuth: true, NoDA: !o.DictionaryAttack},
 		Parameters: tpm2.NewTPMUPublicParms(tpm2.TPMAlgKeyedHash, &tpm2.TPMSKeyedHashParms{
 			Scheme: tpm2.TPMTKeyedHashScheme{Scheme: tpm2.TPMAlgNull},
 		}),
@@ -685,6 +686,9 @@ func (t *TPM) Seal(parent []byte, secret, auth []byte, o sealstore.SealOptions) 
 	if len(secret) < 1 || len(secret) > maxSecret {
 		return b, fmt.Errorf("a sealed secret has 1 to %d bytes, not %d", maxSecret, len(secret))
 	}
+	if len(o.About) > sealstore.MaxAbout {
+		return b, fmt.Errorf("a seal records at most %d bytes about its secret, not %d", sealstore.MaxAbout, len(o.About))
+	}
 	var policy tpm2.TPM2BDigest
 	if o.Binding != nil {
 		approver := tpm2.BytesAs2B[tpm2.TPMTPublic](o.Binding.Approver)
@@ -697,7 +701,7 @@ func (t *TPM) Seal(parent []byte, secret, auth []byte, o sealstore.SealOptions) 
 		}
 		b.Binding = o.Binding
 	}
-	template := sealTemplate(o.DictionaryAttack)
+	template := sealTemplate(o)
 	// UserWithAuth lets the authorisation value alone open the seal.
 	template.ObjectAttributes.UserWithAuth = o.Binding == nil
 	template.AuthPolicy = policy
@@ -721,8 +725,8 @@ func (t *TPM) Seal(parent []byte, secret, auth []byte, o sealstore.SealOptions) 
 		w.sized(auth)
 		w.sized(secret)
 		w.raw(tpm2.Marshal(public))
-		w.u16(0) // outsideInfo
-		w.u32(0) // creationPCR
+		w.sized(o.About) // outsideInfo
+		w.u32(0)         // creationPCR
 		if w.full {
 			return errors.New("sealed secret too large")
 		}
@@ -735,8 +739,12 @@ func (t *TPM) Seal(parent []byte, secret, auth []byte, o sealstore.SealOptions) 
 		}
 		r := reader{out}
 		b.Private, b.Public = bytes.Clone(r.sized()), bytes.Clone(r.sized())
-		if r.buf == nil || len(b.Private) == 0 || len(b.Public) == 0 {
+		data, _, ticket := bytes.Clone(r.sized()), r.sized(), bytes.Clone(r.buf) // between them: creationHash
+		if r.buf == nil || len(b.Private) == 0 || len(b.Public) == 0 || len(data) == 0 || len(ticket) == 0 {
 			return errFrame
+		}
+		if len(o.About) > 0 {
+			b.Creation = &sealstore.Creation{About: bytes.Clone(o.About), Data: data, Ticket: ticket}
 		}
 		return nil
 	})

@@ -25,7 +25,7 @@ import (
 
 func (a *app) initCommand() *cobra.Command {
 	var label, keyLabel string
-	var noPIN, force bool
+	var noPIN, force, recoverable bool
 	var userSource, soSource pinsource.Source
 	owner := ownerFlag()
 	cmd := &cobra.Command{
@@ -34,6 +34,8 @@ func (a *app) initCommand() *cobra.Command {
 		Long: `Make a token: both its PINs and an Ed25519 identity key, sealed to the TPM. The
 DID goes to standard output. With --no-pin, for servers that nobody attends, the
 token needs no user PIN: its binding to the platform alone holds it. With
+--recoverable, both PINs together can take its keys out, into a backup or to
+another TPM; otherwise nothing ever can. That is decided here for good. With
 --owner-auth-source, "srk persist" is done first: where the TPM's owner hierarchy
 has a password, applications cannot use tokens without a persistent storage root
 key.`,
@@ -51,7 +53,7 @@ key.`,
 			case force && !noPIN:
 				return usage("--force goes with --no-pin")
 			}
-			return a.init(label, keyLabel, noPIN, force, userSource, soSource, owner)
+			return a.init(label, keyLabel, noPIN, force, recoverable, userSource, soSource, owner)
 		}),
 	}
 	f := cmd.Flags()
@@ -59,6 +61,7 @@ key.`,
 	f.StringVar(&keyLabel, "key-label", identityLabel, "label of the key")
 	f.BoolVar(&noPIN, "no-pin", false, "make a token that needs no user PIN")
 	f.BoolVar(&force, "force", false, "with --no-pin: also where the token is not bound to the platform")
+	f.BoolVar(&recoverable, "recoverable", false, "let both PINs together take the keys out: for backups, and to another TPM")
 	f.Var(&userSource, "pin-source", "where the user PIN comes from")
 	f.Var(&soSource, "so-pin-source", "where the SO PIN comes from")
 	owner.on(cmd)
@@ -87,7 +90,7 @@ func checkLabel(flag, s string, size int) error {
 	return nil
 }
 
-func (a *app) init(label, keyLabel string, noPIN, force bool, userSource, soSource pinsource.Source, owner *passwordFlag) error {
+func (a *app) init(label, keyLabel string, noPIN, force, recoverable bool, userSource, soSource pinsource.Source, owner *passwordFlag) error {
 	p, err := a.open()
 	if err != nil {
 		return err
@@ -130,7 +133,7 @@ func (a *app) init(label, keyLabel string, noPIN, force bool, userSource, soSour
 	ctx, stop := signal.NotifyContext(context.Background(), unix.SIGINT, unix.SIGTERM, unix.SIGHUP)
 	context.AfterFunc(ctx, stop)
 	defer stop()
-	t, err := p.store.Create(sealstore.InitParams{Label: label, SOPIN: so.Bytes(), Reserved: p.cfg.FixedSlots(), Binding: p.cfg.Binding(), NoPIN: noPIN})
+	t, err := p.store.Create(sealstore.InitParams{Label: label, SOPIN: so.Bytes(), Reserved: p.cfg.FixedSlots(), Binding: p.cfg.Binding(), NoPIN: noPIN, Recoverable: recoverable})
 	if err != nil {
 		return explain(err)
 	}
@@ -146,6 +149,9 @@ func (a *app) init(label, keyLabel string, noPIN, force bool, userSource, soSour
 	slots, _ := p.slots()
 	a.note("Token %s in slot %s, serial number %s", printable(label), slotText(slots, t), t.Serial)
 	a.note("Key %s, sealed to the TPM at %s", printable(keyLabel), device)
+	if recoverable {
+		a.note("Recoverable: make a backup with \"icn-p11 backup create\"")
+	}
 	if b := p.cfg.Binding(); b != nil {
 		a.note("Bound to PCRs %s of the %s bank, as they are now", numbers(slices.Sorted(slices.Values(b.PCRs))), b.Bank)
 		if tok, err := p.store.Token(t.Serial); err == nil {

@@ -38,6 +38,8 @@ type row struct {
 	Serial string      `json:"serial"`
 	DID    string      `json:"did,omitempty"`
 	State  string      `json:"state"`
+	// Recoverable: the keys can be taken out with both PINs.
+	Recoverable bool `json:"recoverable"`
 }
 
 // slotText is where applications find a token.
@@ -130,7 +132,7 @@ func (p *place) rows(tokens []sealstore.TokenInfo) []row {
 		m, tpmErr = startModule()
 	}
 	for _, t := range tokens {
-		r := row{Slot: slotText(slots, t), Label: t.Label, Serial: t.Serial}
+		r := row{Slot: slotText(slots, t), Label: t.Label, Serial: t.Serial, Recoverable: t.Recoverable}
 		if id, ok := slots[t.Serial]; ok {
 			r.SlotID = &id
 		}
@@ -393,6 +395,11 @@ func (d *details) print(out io.Writer) error {
 		userPIN = "none, and none needed"
 	}
 	fmt.Fprintf(w, "User PIN\t%s\n", userPIN)
+	recoverable := "no: its keys never leave this TPM"
+	if d.Recoverable {
+		recoverable = "yes: both PINs together can take its keys out"
+	}
+	fmt.Fprintf(w, "Recoverable\t%s\n", recoverable)
 	if l := d.Lockout; l != nil {
 		fmt.Fprintf(w, "Wrong PINs\t%d of %d, counted by the TPM for all its users; %s\n", l.Counter, l.Max,
 			forgiven(sealstore.Lockout{Interval: time.Duration(l.Interval) * time.Second}))

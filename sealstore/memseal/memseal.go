@@ -178,6 +178,9 @@ func (s *Sealer) Seal(parent, secret, auth []byte, o sealstore.SealOptions) (sea
 	if o.DictionaryAttack {
 		public[len(magic)] |= flagLockout
 	}
+	if o.Movable {
+		public[len(magic)] |= flagMovable
+	}
 	public = append(public, random(nameSize)...)
 	if o.Binding != nil {
 		public[len(magic)] |= flagBound
@@ -186,7 +189,17 @@ func (s *Sealer) Seal(parent, secret, auth []byte, o sealstore.SealOptions) (sea
 	}
 	b, err := s.wrap(public, auth, secret)
 	b.Binding = o.Binding
+	if len(o.About) > 0 {
+		data := append(bytes.Clone(public), o.About...)
+		ticket := sha256.Sum256(append(bytes.Clone(s.device[:]), data...))
+		b.Creation = &sealstore.Creation{About: bytes.Clone(o.About), Data: data, Ticket: ticket[:]}
+	}
 	return b, err
+}
+
+// Movable tells whether a seal was made as one.
+func Movable(b sealstore.Blob) bool {
+	return len(b.Public) > len(magic) && b.Public[len(magic)]&flagMovable != 0
 }
 
 // wrap encrypts under the public part, as a TPM wraps under the object's Name.

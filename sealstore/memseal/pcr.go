@@ -21,6 +21,7 @@ const (
 const (
 	flagLockout = 1 << iota
 	flagBound
+	flagMovable
 )
 
 // Extend changes a PCR, in every bank, as firmware that measures does.

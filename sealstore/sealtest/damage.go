@@ -21,7 +21,7 @@ type region struct {
 // sealRegions finds what a TPM can check in a token file with both PINs
 // (docs/format.md): the seals and the Name that they are under.
 func sealRegions(file []byte) []region {
-	const head, kdf = 7 + 1 + 8 + 4 + 8 + 32, 16 + 4 + 4 + 1
+	const head, kdf = 7 + 1 + 8 + 4 + 8 + 1 + 32, 16 + 4 + 4 + 1
 	at := head
 	sized := func() int { return at + 2 + int(binary.BigEndian.Uint16(file[at:])) }
 	blob := func(name string) region {
@@ -51,9 +51,9 @@ func damaged(found []sealstore.Damage, path string) bool {
 // damage alters files where nobody needs a PIN to notice.
 func damage(t *testing.T, f *fixture) {
 	tok := f.token(t)
-	private, err := tok.CreateObject(true, []byte("private"), []byte("secret"))
+	private, err := tok.CreateObject(true, []byte("private"), []byte("secret"), nil)
 	ok(t, err)
-	public, err := tok.CreateObject(false, []byte("public"), []byte("secret"))
+	public, err := tok.CreateObject(false, []byte("public"), []byte("secret"), nil)
 	ok(t, err)
 	dir := filepath.Join(f.dir, "tokens", serial(t, tok))
 	before, err := f.store.Sealer().Lockout()

@@ -109,7 +109,7 @@ func child(s string, open Opener) error {
 // put stores an object whose body is what its seal holds.
 func put(tok *sealstore.Token) (sealstore.ID, error) {
 	secret := seed()
-	o, err := tok.CreateObject(true, secret, secret)
+	o, err := tok.CreateObject(true, secret, secret, nil)
 	return o.ID, err
 }
 

@@ -55,6 +55,11 @@ func (s Suite) Run(t *testing.T) {
 		{"ForeignMachine", foreign},
 		{"Reinit", reinit},
 		{"RenameDelete", renameDelete},
+		{"Creation", creation},
+		{"ExportRestore", exportRestore},
+		{"RestoreReplaces", restoreReplaces},
+		{"NotRecoverable", notRecoverable},
+		{"Files", files},
 		{"NoPIN", noPIN},
 		{"NoPINBound", noPINBound},
 		{"Binding", binding},
@@ -195,12 +200,12 @@ func lifecycle(t *testing.T, f *fixture) {
 	fails(t, tok.InitUserPIN(UserPIN), sealstore.ErrLocked)
 	ok(t, tok.Login(sealstore.SO, SOPIN))
 	ok(t, tok.InitUserPIN(UserPIN))
-	_, err = tok.CreateObject(true, []byte("x"), nil)
+	_, err = tok.CreateObject(true, []byte("x"), nil, nil)
 	fails(t, err, sealstore.ErrLocked)
 	tok.Logout()
 	ok(t, tok.Login(sealstore.User, UserPIN))
 	secret := seed()
-	o, err := tok.CreateObject(true, []byte("a key"), secret)
+	o, err := tok.CreateObject(true, []byte("a key"), secret, nil)
 	ok(t, err)
 	tok.Logout()
 	tok.Logout()
@@ -290,7 +295,7 @@ func slots(t *testing.T, f *fixture) {
 func pins(t *testing.T, f *fixture) {
 	tok := f.token(t)
 	secret := seed()
-	o, err := tok.CreateObject(true, []byte("k"), secret)
+	o, err := tok.CreateObject(true, []byte("k"), secret, nil)
 	ok(t, err)
 	newPIN, newSO := []byte("another PIN of the user"), bytes.Repeat([]byte("S"), sealstore.MaxPIN)
 	fails(t, tok.SetPIN(sealstore.User, UserPIN, []byte("abc")), sealstore.ErrPINLength)
@@ -330,7 +335,7 @@ func pins(t *testing.T, f *fixture) {
 func lockout(t *testing.T, f *fixture) {
 	tok := f.token(t)
 	secret := seed()
-	o, err := tok.CreateObject(true, []byte("k"), secret)
+	o, err := tok.CreateObject(true, []byte("k"), secret, nil)
 	ok(t, err)
 	state, err := f.store.Sealer().Lockout()
 	ok(t, err)
@@ -361,18 +366,18 @@ func lockout(t *testing.T, f *fixture) {
 
 func objects(t *testing.T, f *fixture) {
 	tok := f.token(t)
-	public, err := tok.CreateObject(false, []byte("for all"), nil)
+	public, err := tok.CreateObject(false, []byte("for all"), nil, nil)
 	ok(t, err)
-	private, err := tok.CreateObject(true, []byte{}, nil)
+	private, err := tok.CreateObject(true, []byte{}, nil, nil)
 	ok(t, err)
-	sealedPublic, err := tok.CreateObject(false, []byte("s"), []byte("S"))
+	sealedPublic, err := tok.CreateObject(false, []byte("s"), []byte("S"), nil)
 	ok(t, err)
 	big := bytes.Repeat([]byte("b"), sealstore.MaxBody)
-	large, err := tok.CreateObject(true, big, bytes.Repeat([]byte("s"), sealstore.MaxSecret))
+	large, err := tok.CreateObject(true, big, bytes.Repeat([]byte("s"), sealstore.MaxSecret), nil)
 	ok(t, err)
-	_, err = tok.CreateObject(true, append(big, 0), nil)
+	_, err = tok.CreateObject(true, append(big, 0), nil, nil)
 	fails(t, err, sealstore.ErrTooLarge)
-	_, err = tok.CreateObject(true, nil, []byte{})
+	_, err = tok.CreateObject(true, nil, []byte{}, nil)
 	fails(t, err, sealstore.ErrTooLarge)
 
 	first := all(t, tok)
@@ -429,7 +434,7 @@ func twoStores(t *testing.T, f *fixture) {
 	b, err := f.open(t).Token(serial(t, a))
 	ok(t, err)
 	ok(t, b.Login(sealstore.User, UserPIN))
-	o, err := a.CreateObject(true, []byte("1"), []byte("secret"))
+	o, err := a.CreateObject(true, []byte("1"), []byte("secret"), nil)
 	ok(t, err)
 	seen := all(t, b)[o.ID]
 	if string(seen.Body) != "1" {
@@ -459,7 +464,7 @@ func twoStores(t *testing.T, f *fixture) {
 	}
 	// A PIN changed elsewhere holds at once, and a login there goes on.
 	ok(t, a.SetPIN(sealstore.User, UserPIN, []byte("changed by a")))
-	_, err = b.CreateObject(true, []byte("2"), []byte("secret"))
+	_, err = b.CreateObject(true, []byte("2"), []byte("secret"), nil)
 	ok(t, err)
 	b.Logout()
 	ok(t, b.Login(sealstore.User, []byte("changed by a")))
@@ -467,7 +472,7 @@ func twoStores(t *testing.T, f *fixture) {
 	ok(t, os.RemoveAll(filepath.Join(f.dir, "tokens", serial(t, a))))
 	_, err = b.Objects()
 	fails(t, err, sealstore.ErrNotFound)
-	_, err = b.CreateObject(true, nil, nil)
+	_, err = b.CreateObject(true, nil, nil, nil)
 	fails(t, err, sealstore.ErrNotFound)
 	_, err = b.Info()
 	fails(t, err, sealstore.ErrNotFound)
@@ -481,7 +486,7 @@ func swapped(t *testing.T, f *fixture) {
 	var o [4]sealstore.Object
 	for i := range o {
 		var err error
-		o[i], err = tok.CreateObject(i%2 == 0, []byte{byte(i)}, []byte("secret"))
+		o[i], err = tok.CreateObject(i%2 == 0, []byte{byte(i)}, []byte("secret"), nil)
 		ok(t, err)
 	}
 	expect := func(what string, missing ...sealstore.Object) {
@@ -513,7 +518,7 @@ func swapped(t *testing.T, f *fixture) {
 	exchange(t, path(o[0]), path(o[1]))
 
 	other := makeToken(t, f.store, "another")
-	their, err := other.CreateObject(true, []byte("theirs"), nil)
+	their, err := other.CreateObject(true, []byte("theirs"), nil, nil)
 	ok(t, err)
 	data, err := os.ReadFile(filepath.Join(f.dir, "tokens", serial(t, other), "objects", fmt.Sprintf("%x", their.ID[:])))
 	ok(t, err)
@@ -563,9 +568,9 @@ func reinit(t *testing.T, f *fixture) {
 	tok := f.token(t)
 	before, err := tok.Info()
 	ok(t, err)
-	o, err := tok.CreateObject(true, []byte("lost"), []byte("secret"))
+	o, err := tok.CreateObject(true, []byte("lost"), []byte("secret"), nil)
 	ok(t, err)
-	_, err = tok.CreateObject(false, []byte("lost too"), nil)
+	_, err = tok.CreateObject(false, []byte("lost too"), nil, nil)
 	ok(t, err)
 	elsewhere, err := f.open(t).Token(before.Serial)
 	ok(t, err)
@@ -587,7 +592,7 @@ func reinit(t *testing.T, f *fixture) {
 		if got := all(t, x); len(got) != 0 {
 			t.Fatalf("%+v", got)
 		}
-		_, err = x.CreateObject(true, nil, nil)
+		_, err = x.CreateObject(true, nil, nil, nil)
 		fails(t, err, sealstore.ErrLocked)
 		if _, err := unseal(t, x, o.ID); err == nil {
 			t.Fatal("unsealed an object of the old token")
@@ -597,7 +602,7 @@ func reinit(t *testing.T, f *fixture) {
 	ok(t, elsewhere.Login(sealstore.SO, SOPIN))
 	ok(t, elsewhere.InitUserPIN(UserPIN))
 	ok(t, tok.Login(sealstore.User, UserPIN))
-	_, err = tok.CreateObject(true, []byte("kept"), []byte("secret"))
+	_, err = tok.CreateObject(true, []byte("kept"), []byte("secret"), nil)
 	ok(t, err)
 	if left, _ := filepath.Glob(filepath.Join(f.dir, "tokens", ".tmp-*")); len(left) != 0 {
 		t.Error("left behind:", left)
@@ -636,7 +641,7 @@ func goroutines(t *testing.T, f *fixture) {
 			defer writing.Done()
 			for range each {
 				secret := seed()
-				o, err := tok.CreateObject(true, []byte("new"), secret)
+				o, err := tok.CreateObject(true, []byte("new"), secret, nil)
 				if err != nil {
 					t.Error(err)
 					return
