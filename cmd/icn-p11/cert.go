@@ -29,13 +29,14 @@ import (
 )
 
 func (a *app) certCommand() *cobra.Command {
-	cmd := &cobra.Command{
+	return group(&cobra.Command{
 		Use:   "cert",
 		Short: "Request, import and export certificates for the keys of a token",
-		RunE:  func(*cobra.Command, []string) error { return usage("which command? request, import or export") },
-	}
-	cmd.AddCommand(a.certRequest(), a.certImport(), a.certExport())
-	return cmd
+	},
+		a.certRequest(),
+		a.certImport(),
+		a.certExport(),
+	)
 }
 
 // signer signs with a key in the module, as crypto/x509 wants it.

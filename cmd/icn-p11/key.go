@@ -24,17 +24,19 @@ import (
 )
 
 func (a *app) keyCommand() *cobra.Command {
-	cmd := &cobra.Command{
+	return group(&cobra.Command{
 		Use:   "key",
 		Short: "Make, list, rename, delete and publish the keys of a token",
 		Long: `A token may hold any number of Ed25519 keys. KEY is a key's label, its ID in
 hexadecimal digits, or its DID; without it, the identity key is meant.`,
-		RunE: func(*cobra.Command, []string) error {
-			return usage("which command? generate, list, show, rename, delete or export-public")
-		},
-	}
-	cmd.AddCommand(a.keyGenerate(), a.keyList(), a.keyShow(), a.keyRename(), a.keyDelete(), a.keyExport())
-	return cmd
+	},
+		a.keyGenerate(),
+		a.keyList(),
+		a.keyShow(),
+		a.keyRename(),
+		a.keyDelete(),
+		a.keyExport(),
+	)
 }
 
 // tokenKey is a public key in a token.

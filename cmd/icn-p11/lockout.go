@@ -11,16 +11,15 @@ import (
 )
 
 func (a *app) lockoutCommand() *cobra.Command {
-	cmd := &cobra.Command{
+	return group(&cobra.Command{
 		Use:   "lockout",
 		Short: "Show the TPM's counter of wrong PINs, and reset it",
 		Long: `The TPM counts wrong PINs, of all tokens and of all other users together, and
 refuses every PIN for some time when there are too many.`,
-		Args: noArgs,
-		RunE: func(*cobra.Command, []string) error { return usage("which command? show or reset") },
-	}
-	cmd.AddCommand(a.lockoutShow(), a.lockoutReset())
-	return cmd
+	},
+		a.lockoutShow(),
+		a.lockoutReset(),
+	)
 }
 
 func (a *app) lockoutShow() *cobra.Command {

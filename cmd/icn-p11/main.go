@@ -138,7 +138,24 @@ is described in icn-p11.conf(5).`,
 		}
 		return usageError{err}
 	})
-	root.AddCommand(a.initCommand(), a.listCommand(), a.showCommand(), a.didCommand(), a.pinCommand(), a.pcrCommand(), a.signCommand(), a.verifyCommand(), a.importCommand(), a.keyCommand(), a.certCommand(), a.tokenCommand(), a.srkCommand(), a.lockoutCommand(), a.doctorCommand(), a.versionCommand())
+	group(root,
+		a.initCommand(),
+		a.listCommand(),
+		a.showCommand(),
+		a.didCommand(),
+		a.pinCommand(),
+		a.signCommand(),
+		a.verifyCommand(),
+		a.importCommand(),
+		a.keyCommand(),
+		a.certCommand(),
+		a.tokenCommand(),
+		a.pcrCommand(),
+		a.srkCommand(),
+		a.lockoutCommand(),
+		a.doctorCommand(),
+		a.versionCommand(),
+	)
 	root.SetHelpCommand(helpCommand(root))
 	root.InitDefaultCompletionCmd("completion")
 	for _, c := range root.Commands() {
@@ -150,6 +167,22 @@ is described in icn-p11.conf(5).`,
 		}
 	}
 	return root
+}
+
+// group makes cmd one that does nothing by itself but name its commands.
+func group(cmd *cobra.Command, commands ...*cobra.Command) *cobra.Command {
+	names := make([]string, len(commands))
+	for i, c := range commands {
+		names[i] = c.Name()
+	}
+	last := len(names) - 1
+	question := names[last]
+	if last > 0 {
+		question = strings.Join(names[:last], ", ") + " or " + question
+	}
+	cmd.AddCommand(commands...)
+	cmd.RunE = func(*cobra.Command, []string) error { return usage("which command? %s", question) }
+	return cmd
 }
 
 // helpCommand is cobra's, but that a command which does not exist is an error.

@@ -30,17 +30,13 @@ type pcrFlags struct {
 }
 
 func (a *app) pcrCommand() *cobra.Command {
-	cmd := &cobra.Command{
+	return group(&cobra.Command{
 		Use:   "pcr",
 		Short: "Bind a token to the state of the platform, and keep it bound through updates",
 		Long: `A bound token opens only while PCRs of the TPM have values that were approved:
 with the firmware, boot loader and settings that they measure. The SO approves
 other values.`,
-		RunE: func(*cobra.Command, []string) error {
-			return usage("which command? show, bind, unbind, rebind or confirm")
-		},
-	}
-	cmd.AddCommand(
+	},
 		a.pcrVerb("show", "Show what a token is bound to, and what has changed", `Show the PCRs that a token is bound to, with the values that open it and those of
 now. Where the firmware's event log can be read (as root), and was when the token
 was bound, it tells what was measured differently. Needs no PIN.`, a.pcrShow),
@@ -55,8 +51,8 @@ of firmware or boot loader. With --predict, before the update, approve the state
 with those values as well; after it "pcr confirm" withdraws the old one.
 The SO PIN is enough. One file is replaced, whatever the number of keys.`, a.pcrRebind),
 		a.pcrVerb("confirm", "Withdraw every approved state but the present one", `After an update that "pcr rebind --predict" has announced: withdraw the approval of
-the state before it. The SO PIN is enough.`, a.pcrConfirm))
-	return cmd
+the state before it. The SO PIN is enough.`, a.pcrConfirm),
+	)
 }
 
 func (a *app) pcrVerb(verb, short, long string, run func(*place, sealstore.TokenInfo, pcrFlags) error) *cobra.Command {

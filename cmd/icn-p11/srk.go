@@ -47,25 +47,21 @@ func (f *passwordFlag) read(wanted bool) (*secmem.Buffer, error) {
 }
 
 func (a *app) srkCommand() *cobra.Command {
-	cmd := &cobra.Command{
+	return group(&cobra.Command{
 		Use:   "srk",
 		Short: "Look at the storage root key, and make it persistent",
 		Long: `Tokens are sealed under the storage root key, which the TPM can create again each
 time. A persistent one at key_handle saves that time, and is needed where the
 TPM's owner hierarchy has a password.`,
-		Args: noArgs,
-		RunE: func(*cobra.Command, []string) error {
-			return usage("which command? show, persist or evict")
-		},
-	}
-	cmd.AddCommand(a.srkShowCommand(),
+	},
+		a.srkShowCommand(),
 		a.srkVerb("persist", "Make the storage root key persistent",
 			`Make the storage root key persistent at key_handle. It is no error if it is there
 already. Another object there is never overwritten.`, a.srkPersist),
 		a.srkVerb("evict", "Remove the persistent storage root key",
 			`Remove the storage root key from key_handle. Tokens lose nothing by it: the TPM
-creates the same key again. Another object there is never removed.`, a.srkEvict))
-	return cmd
+creates the same key again. Another object there is never removed.`, a.srkEvict),
+	)
 }
 
 func (a *app) srkVerb(verb, short, long string, run func(*place, *passwordFlag) error) *cobra.Command {

@@ -14,13 +14,13 @@ import (
 )
 
 func (a *app) tokenCommand() *cobra.Command {
-	cmd := &cobra.Command{
+	return group(&cobra.Command{
 		Use:   "token",
 		Short: "Rename or delete a token",
-		RunE:  func(*cobra.Command, []string) error { return usage("which command? rename or delete") },
-	}
-	cmd.AddCommand(a.tokenRename(), a.tokenDelete())
-	return cmd
+	},
+		a.tokenRename(),
+		a.tokenDelete(),
+	)
 }
 
 // change is what every verb that changes something takes.
