@@ -90,10 +90,13 @@ func (o *output) Write(p []byte) (int, error) {
 type app struct {
 	out, err io.Writer
 	begun    bool // the command line was good and the command is at work
+	asJSON   bool // --json is given
+	bar      *bar // the last progress, nil for none
 }
 
 // note is for the person who watches; scripts read what goes to out.
 func (a *app) note(format string, args ...any) {
+	a.bar.clear()
 	fmt.Fprintf(a.err, format+"\n", args...)
 }
 
@@ -101,6 +104,7 @@ func (a *app) note(format string, args ...any) {
 func (a *app) does(f func(cmd *cobra.Command, args []string) error) func(*cobra.Command, []string) error {
 	return func(cmd *cobra.Command, args []string) error {
 		a.begun = true
+		a.asJSON, _ = cmd.Flags().GetBool("json") // false where there is none
 		return f(cmd, args)
 	}
 }
@@ -119,9 +123,6 @@ is described in icn-p11.conf(5).`,
 		Version:       version,
 		SilenceErrors: true,
 		SilenceUsage:  true,
-		RunE: func(cmd *cobra.Command, args []string) error {
-			return usage("which command? init, list, show, did, pin, sign, verify, import, key, cert, token, pcr, srk, lockout, doctor or version")
-		},
 	}
 	root.SetOut(a.out)
 	root.SetErr(a.err)
