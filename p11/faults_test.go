@@ -119,13 +119,13 @@ var flows = map[string]struct{ before, work func(p *faultPlace) error }{
 		return p.m.GenerateRandom(p.h, make([]byte, 2000))
 	}},
 	"bind": {nil, func(p *faultPlace) error {
-		return p.m.lib.Load().fail("bind", "", p.token().Bind([]byte(p.pins[0]), []byte(soPIN), sealstore.BindingSpec{Bank: "sha256", PCRs: []int{7}}))
+		return p.m.lib.Load().fail("bind", "", p.token().Bind([]byte(p.pins[0]), []byte(soPIN), sealstore.BindingSpec{Bank: "sha256", PCRs: []int{7}}, nil))
 	}},
 	"rebind": {func(p *faultPlace) error {
 		if b, _, err := p.token().Binding(); b != nil || err != nil {
 			return err
 		}
-		return p.token().Bind([]byte(p.pins[0]), []byte(soPIN), sealstore.BindingSpec{Bank: "sha256", PCRs: []int{7}})
+		return p.token().Bind([]byte(p.pins[0]), []byte(soPIN), sealstore.BindingSpec{Bank: "sha256", PCRs: []int{7}}, nil)
 	}, func(p *faultPlace) error {
 		return p.m.lib.Load().fail("rebind", "", p.token().Rebind([]byte(soPIN), nil))
 	}},

@@ -316,7 +316,7 @@ func (t *Token) reapprove(soPIN []byte, states func(*Binding, [][]byte) ([][][]b
 // anew, so the user's PIN is needed where one is set. Then every key's seal
 // is; a key that a crash leaves unbound stays usable, and Bind may be called
 // again. A token that is bound already keeps its approver.
-func (t *Token) Bind(userPIN, soPIN []byte, spec BindingSpec) error {
+func (t *Token) Bind(userPIN, soPIN []byte, spec BindingSpec, progress Progress) error {
 	return t.rebindAll(soPIN, func(f *tokenFile, root *keyring) error {
 		b, err := t.store.newBinding(spec, root.approver())
 		if err != nil {
@@ -328,13 +328,13 @@ func (t *Token) Bind(userPIN, soPIN []byte, spec BindingSpec) error {
 		if err := t.write(f, root); err != nil {
 			return err
 		}
-		return t.reseal(f, root, b)
+		return t.reseal(f, root, b, progress)
 	})
 }
 
 // Unbind takes a token's binding away, in the order that leaves every key
 // usable at any instant. Both PINs are checked before anything is changed.
-func (t *Token) Unbind(userPIN, soPIN []byte) error {
+func (t *Token) Unbind(userPIN, soPIN []byte, progress Progress) error {
 	return t.rebindAll(soPIN, func(f *tokenFile, root *keyring) error {
 		if f.Binding == nil {
 			return ErrUnbound
@@ -343,7 +343,7 @@ func (t *Token) Unbind(userPIN, soPIN []byte) error {
 		if err := t.rebindUser(&unbound, userPIN, nil); err != nil {
 			return err
 		}
-		if err := t.reseal(f, root, nil); err != nil {
+		if err := t.reseal(f, root, nil, progress); err != nil {
 			return err
 		}
 		return t.write(&unbound, root)
@@ -396,7 +396,7 @@ func (t *Token) rebindUser(f *tokenFile, userPIN []byte, b *Binding) error {
 // reseal makes every key's seal anew under a binding, or none; f says what the
 // token is bound to, which opens the seals. Each file is replaced by itself: at
 // any instant each key opens as the old or the new. The token's lock is held.
-func (t *Token) reseal(f *tokenFile, root *keyring, b *Binding) error {
+func (t *Token) reseal(f *tokenFile, root *keyring, b *Binding, progress Progress) error {
 	public, err := t.unsealRing(f, f.Public, nil, false)
 	if err != nil {
 		return err
@@ -406,7 +406,7 @@ func (t *Token) reseal(f *tokenFile, root *keyring, b *Binding) error {
 	removeTemps(objects)
 	bound := *f
 	bound.Binding = b
-	return t.walk(root, public, nil, func(o *objectFile, k *keyring, body []byte) error {
+	return t.walk(root, public, progress, func(o *objectFile, k *keyring, body []byte) error {
 		if !o.sealed() {
 			return nil
 		}

@@ -71,8 +71,8 @@ func TestBus(t *testing.T) {
 			secrets[what+" after the change"] = v
 		}
 		check(t, tok.Rebind(sealtest.SOPIN, nil))
-		check(t, tok.Unbind(newPIN, sealtest.SOPIN))
-		check(t, tok.Bind(newPIN, sealtest.SOPIN, pcrs))
+		check(t, tok.Unbind(newPIN, sealtest.SOPIN, nil))
+		check(t, tok.Bind(newPIN, sealtest.SOPIN, pcrs, nil))
 		check(t, dev.Close())
 
 		recorded := bus.Seen()

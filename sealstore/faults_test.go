@@ -75,13 +75,13 @@ var operations = map[string]func(st *sealstore.Store, tok *sealstore.Token, objs
 		return tok.InitUserPIN(newPIN)
 	},
 	"bind": func(_ *sealstore.Store, tok *sealstore.Token, _ []sealstore.Object) error {
-		return tok.Bind(sealtest.UserPIN, sealtest.SOPIN, pcrs)
+		return tok.Bind(sealtest.UserPIN, sealtest.SOPIN, pcrs, nil)
 	},
 	"rebind": func(_ *sealstore.Store, tok *sealstore.Token, _ []sealstore.Object) error {
 		return tok.Rebind(sealtest.SOPIN, map[int][]byte{7: make([]byte, 32)})
 	},
 	"unbind": func(_ *sealstore.Store, tok *sealstore.Token, _ []sealstore.Object) error {
-		return tok.Unbind(sealtest.UserPIN, sealtest.SOPIN)
+		return tok.Unbind(sealtest.UserPIN, sealtest.SOPIN, nil)
 	},
 	"rename": func(_ *sealstore.Store, tok *sealstore.Token, _ []sealstore.Object) error {
 		return tok.Rename(sealtest.SOPIN, "a new label")

@@ -140,7 +140,7 @@ func (a *app) pcrBind(p *place, t sealstore.TokenInfo, o pcrFlags) error {
 		return usageError{err}
 	}
 	return p.pins(t, o, func(tok *sealstore.Token, user, so []byte) error {
-		if err := tok.Bind(user, so, o.spec); err != nil {
+		if err := tok.Bind(user, so, o.spec, nil); err != nil {
 			return p.bindingFailure(t, err)
 		}
 		a.keepBootLog(tok, o.eventLog)
@@ -155,7 +155,7 @@ func (a *app) pcrUnbind(p *place, t sealstore.TokenInfo, o pcrFlags) error {
 			"give it a PIN (icn-p11 pin %s --unblock), or insist with --force", printable(t.Label), t.Serial)
 	}
 	return p.pins(t, o, func(tok *sealstore.Token, user, so []byte) error {
-		if err := tok.Unbind(user, so); err != nil {
+		if err := tok.Unbind(user, so, nil); err != nil {
 			return p.bindingFailure(t, err)
 		}
 		a.note("Token %s is not bound to PCRs any more", printable(t.Label))

@@ -142,16 +142,16 @@ func binding(t *testing.T, f *fixture) {
 	fails(t, f.opens(t, ser, id, second), sealstore.ErrPCR)
 
 	// Unbinding in an approved state only; the user's PIN is needed.
-	fails(t, tok.Unbind(UserPIN, SOPIN), sealstore.ErrPCR)
+	fails(t, tok.Unbind(UserPIN, SOPIN, nil), sealstore.ErrPCR)
 	ok(t, tok.Rebind(SOPIN, nil))
-	fails(t, tok.Unbind([]byte("wrong pin"), SOPIN), sealstore.ErrAuth)
+	fails(t, tok.Unbind([]byte("wrong pin"), SOPIN, nil), sealstore.ErrAuth)
 	ok(t, f.opens(t, ser, id, second))
 	wantUnbound(t, tok, 0)
-	ok(t, tok.Unbind(UserPIN, SOPIN))
+	ok(t, tok.Unbind(UserPIN, SOPIN, nil))
 	f.extend(t, 0)
 	ok(t, f.opens(t, ser, id, second))
 	fails(t, tok.Rebind(SOPIN, nil), sealstore.ErrUnbound)
-	fails(t, tok.Unbind(UserPIN, SOPIN), sealstore.ErrUnbound)
+	fails(t, tok.Unbind(UserPIN, SOPIN, nil), sealstore.ErrUnbound)
 	if b, _ := pcrs(t, tok); b != nil {
 		t.Fatalf("%+v", b)
 	}
@@ -183,16 +183,20 @@ func bindLater(t *testing.T, f *fixture) {
 		ids = append(ids, id)
 	}
 	for _, bad := range []sealstore.BindingSpec{{Bank: "sha256"}, {Bank: "md5", PCRs: []int{7}}, {Bank: "sha256", PCRs: []int{7, 7}}, {Bank: "sha256", PCRs: []int{24}}} {
-		if err := tok.Bind(UserPIN, SOPIN, bad); err == nil {
+		if err := tok.Bind(UserPIN, SOPIN, bad, nil); err == nil {
 			t.Errorf("bound to %+v", bad)
 		}
 	}
-	fails(t, tok.Bind([]byte("wrong pin"), SOPIN, *spec), sealstore.ErrAuth)
-	fails(t, tok.Bind(UserPIN, []byte("wrong pin"), *spec), sealstore.ErrAuth)
+	fails(t, tok.Bind([]byte("wrong pin"), SOPIN, *spec, nil), sealstore.ErrAuth)
+	fails(t, tok.Bind(UserPIN, []byte("wrong pin"), *spec, nil), sealstore.ErrAuth)
 	wantUnbound(t, tok, 3)
 	f.extend(t, 7)
 	ok(t, f.opens(t, ser, ids...))
-	ok(t, tok.Bind(UserPIN, SOPIN, *spec))
+	var steps []string
+	ok(t, tok.Bind(UserPIN, SOPIN, *spec, func(done, total int) { steps = append(steps, fmt.Sprintf("%d of %d", done, total)) }))
+	if got := strings.Join(steps, ", "); got != "1 of 3, 2 of 3, 3 of 3" {
+		t.Errorf("the steps were %s", got)
+	}
 	wantUnbound(t, tok, 0)
 	ok(t, f.opens(t, ser, ids...))
 	f.extend(t, 7)
@@ -205,7 +209,7 @@ func bindLater(t *testing.T, f *fixture) {
 	ok(t, f.opens(t, ser, ids...))
 
 	// Bound to other PCRs, without unbinding first.
-	ok(t, tok.Bind(UserPIN, SOPIN, sealstore.BindingSpec{Bank: "sha256", PCRs: []int{3}}))
+	ok(t, tok.Bind(UserPIN, SOPIN, sealstore.BindingSpec{Bank: "sha256", PCRs: []int{3}}, nil))
 	f.extend(t, 7)
 	ok(t, f.opens(t, ser, ids...))
 	f.extend(t, 3)
@@ -239,9 +243,9 @@ func bindFails(t *testing.T, f *fixture) {
 	for _, unbind := range []bool{false, true} {
 		change := func(st *sealstore.Token) error {
 			if unbind {
-				return st.Unbind(UserPIN, SOPIN)
+				return st.Unbind(UserPIN, SOPIN, nil)
 			}
-			return st.Bind(UserPIN, SOPIN, *spec)
+			return st.Bind(UserPIN, SOPIN, *spec, nil)
 		}
 		for left := 0; ; left++ {
 			dev, err := f.suite.Open(f.device)
@@ -303,9 +307,9 @@ func bindBeside(t *testing.T, f *fixture) {
 	other, err := f.open(t).Token(ser)
 	ok(t, err)
 	for n, change := range []func() error{
-		func() error { return other.Bind(UserPIN, SOPIN, *spec) },
+		func() error { return other.Bind(UserPIN, SOPIN, *spec, nil) },
 		func() error { return other.Rebind(SOPIN, nil) },
-		func() error { return other.Unbind(UserPIN, SOPIN) },
+		func() error { return other.Unbind(UserPIN, SOPIN, nil) },
 	} {
 		hooked.during = func() { ok(t, change()) }
 		id, err := put(maker)

@@ -142,7 +142,7 @@ func creation(t *testing.T, f *fixture) {
 	}
 	check()
 	// A seal that is made anew has a creation of its own.
-	ok(t, tok.Bind(UserPIN, SOPIN, sealstore.BindingSpec{Bank: "sha256", PCRs: []int{7}}))
+	ok(t, tok.Bind(UserPIN, SOPIN, sealstore.BindingSpec{Bank: "sha256", PCRs: []int{7}}, nil))
 	check()
 	seals, err := tok.Seals()
 	ok(t, err)

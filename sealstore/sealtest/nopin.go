@@ -42,7 +42,7 @@ func noPIN(t *testing.T, f *fixture) {
 	}
 
 	// The binding holds it.
-	ok(t, tok.Bind(nil, SOPIN, *spec))
+	ok(t, tok.Bind(nil, SOPIN, *spec, nil))
 	wantUnbound(t, tok, 0)
 	ok(t, opens())
 	f.extend(t, 7)
@@ -51,7 +51,7 @@ func noPIN(t *testing.T, f *fixture) {
 	fails(t, err, sealstore.ErrPCR)
 	ok(t, tok.Rebind(SOPIN, nil))
 	ok(t, opens())
-	ok(t, tok.Unbind(nil, SOPIN))
+	ok(t, tok.Unbind(nil, SOPIN, nil))
 	f.extend(t, 7)
 	ok(t, opens())
 
