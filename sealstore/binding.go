@@ -259,19 +259,25 @@ func (t *Token) Rebind(soPIN []byte, predicted map[int][]byte) error {
 		if len(predicted) == 0 {
 			return [][][]byte{now}, nil
 		}
-		next := slices.Clone(now)
-		for n, v := range predicted {
-			i := slices.Index(b.PCRs, n)
-			if i < 0 {
-				return nil, fmt.Errorf("PCR %d is not one that the token is bound to (%v)", n, b.PCRs)
-			}
-			if len(v) != len(now[i]) {
-				return nil, fmt.Errorf("the value for PCR %d has %d bytes, not %d", n, len(v), len(now[i]))
-			}
-			next[i] = v
-		}
-		return [][][]byte{now, next}, nil
+		next, err := b.Predict(now, predicted)
+		return [][][]byte{now, next}, err
 	})
+}
+
+// Predict gives the values of the PCRs after a change of some of them.
+func (b *Binding) Predict(now [][]byte, predicted map[int][]byte) ([][]byte, error) {
+	next := slices.Clone(now)
+	for n, v := range predicted {
+		i := slices.Index(b.PCRs, n)
+		if i < 0 {
+			return nil, fmt.Errorf("PCR %d is not one that the token is bound to (%v)", n, b.PCRs)
+		}
+		if len(v) != len(now[i]) {
+			return nil, fmt.Errorf("the value for PCR %d has %d bytes, not %d", n, len(v), len(now[i]))
+		}
+		next[i] = v
+	}
+	return next, nil
 }
 
 // ConfirmBinding withdraws the approval of every state but the present one,

@@ -123,7 +123,7 @@ func (t *TPM) Persist(owner []byte) (name []byte, done bool, err error) {
 			return errNoOwner
 		}
 		name = s.Derived
-		if err := t.foreign(&s); err != nil || s.Ours() {
+		if err := t.Foreign(&s); err != nil || s.Ours() {
 			return err
 		}
 		k, err := t.derive(owner)
@@ -155,7 +155,7 @@ func (t *TPM) Evict(owner []byte) (done bool, err error) {
 		}
 		// One with a password is still the same key, and can go.
 		s.Password = false
-		if err := t.foreign(&s); err != nil {
+		if err := t.Foreign(&s); err != nil {
 			return err
 		}
 		t.release()
@@ -166,15 +166,16 @@ func (t *TPM) Evict(owner []byte) (done bool, err error) {
 	return done, err
 }
 
-// foreign refuses an object at key_handle that this module has not put there.
-func (t *TPM) foreign(s *RootState) error {
+// Foreign refuses an object at key_handle that this module has not put there, as
+// far as s shows it.
+func (t *TPM) Foreign(s *RootState) error {
 	const cure = "set key_handle to a free handle; it is not touched"
 	switch {
 	case s.Name == nil:
 		return nil
 	case !s.Template:
 		return advice.With(fmt.Errorf("the object at 0x%08x, Name %x, is no storage root key of the template that is used here", t.cfg.KeyHandle, s.Name), cure)
-	case !s.Ours():
+	case s.Derived != nil && !s.Ours():
 		return advice.With(fmt.Errorf("the key at 0x%08x, Name %x, is not the one that this TPM creates, Name %x", t.cfg.KeyHandle, s.Name, s.Derived), cure)
 	case s.Password:
 		return advice.With(fmt.Errorf("the key at 0x%08x has a password", t.cfg.KeyHandle), `remove it with "icn-p11 srk evict", then persist it anew`)

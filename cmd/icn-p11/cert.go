@@ -74,6 +74,14 @@ func (k *signer) Sign(_ io.Reader, message []byte, opts crypto.SignerOpts) ([]by
 	return out.Buf[:out.Len], nil
 }
 
+// requestResult is what cert request prints.
+type requestResult struct {
+	Subject string `json:"subject"`
+	Key     string `json:"key"` // its label
+	PEM     string `json:"pem,omitempty"`
+	DryRun  bool   `json:"dry_run,omitempty"`
+}
+
 // request is what goes into a certificate or the request for one.
 type request struct {
 	subject string
@@ -91,6 +99,8 @@ func (a *app) certRequest() *cobra.Command {
 		Long: `Make a certificate request (PKCS#10) signed with a key of the token, and print it
 as PEM; with --self-signed, a certificate. DN is like CN=node,O=ICN. --name adds a
 DNS name, an IP address, an e-mail address or a URI. The user PIN is needed.`,
+		Example: `  icn-p11 cert request node --subject CN=node,O=ICN --name node.example.org
+  icn-p11 cert request node --subject CN=node --self-signed --days 3650`,
 		Args:              tokenAndOne("KEY"),
 		ValidArgsFunction: completeToken,
 		RunE: a.does(func(cmd *cobra.Command, args []string) error {
@@ -109,8 +119,8 @@ DNS name, an IP address, an e-mail address or a URI. The user PIN is needed.`,
 				return err
 			}
 			if c.dryRun {
-				return a.one(args, func(k tokenKey) error {
-					return a.outcome(c, k.row(), "Key %s signs for %s", printable(k.label), subject)
+				return a.wouldSign(args[0], optional(args), func(k tokenKey) error {
+					return a.outcome(c, requestResult{Subject: subject.String(), Key: k.label, DryRun: true}, "Key %s signs for %s", printable(k.label), subject)
 				})
 			}
 			p, token, err := a.openToken(args[0])
@@ -119,9 +129,9 @@ DNS name, an IP address, an e-mail address or a URI. The user PIN is needed.`,
 			}
 			defer p.tpm.Close()
 			var der []byte
-			err = p.asUser(token, c.user, func(m *module, s p11.SessionHandle) error {
-				k, err := m.key(s, token, optional(args))
-				if err != nil {
+			var k tokenKey
+			err = p.asUser(token, c.user, func(m *module, s p11.SessionHandle) (err error) {
+				if k, err = m.key(s, token, optional(args)); err != nil {
 					return err
 				}
 				sign, err := m.signer(s, k)
@@ -140,7 +150,7 @@ DNS name, an IP address, an e-mail address or a URI. The user PIN is needed.`,
 			}
 			text := pem.EncodeToMemory(&pem.Block{Type: kind, Bytes: der})
 			if c.json {
-				return a.json(map[string]string{"subject": subject.String(), "pem": string(text)})
+				return a.json(requestResult{Subject: subject.String(), Key: k.label, PEM: string(text)})
 			}
 			_, err = a.out.Write(text)
 			return err
@@ -261,6 +271,7 @@ type certRow struct {
 	Issuer  string    `json:"issuer"`
 	Until   time.Time `json:"not_after"`
 	Key     string    `json:"key,omitempty"` // label of the key in the token
+	DryRun  bool      `json:"dry_run,omitempty"`
 	id      []byte
 }
 
@@ -273,6 +284,7 @@ func (a *app) certImport() *cobra.Command {
 		Long: `Store the certificates of FILE, PEM or DER, in a token. One for a key of the token
 gets that key's ID and label, so that applications find both together. The user
 PIN is needed.`,
+		Example:           "  icn-p11 cert import node node.crt",
 		Args:              tokenAnd("FILE"),
 		ValidArgsFunction: tokenThenFile,
 		RunE: a.does(func(_ *cobra.Command, args []string) error {
@@ -287,6 +299,7 @@ PIN is needed.`,
 			defer p.tpm.Close()
 			var rows []certRow
 			add := func(m *module, s p11.SessionHandle) error {
+				var err error
 				if rows, err = m.certificateRows(s, certs, label); err != nil || c.dryRun {
 					return explain(err)
 				}
@@ -298,7 +311,12 @@ PIN is needed.`,
 				return nil
 			}
 			if c.dryRun {
-				err = p.inModule(t, add)
+				if err = p.inModule(t, add); err == nil {
+					err = p.changeable(t, sealstore.User)
+				}
+				for i := range rows {
+					rows[i].DryRun = true
+				}
 			} else {
 				err = p.asUser(t, c.user, add)
 			}
@@ -376,16 +394,24 @@ func (m *module) certificateRows(s p11.SessionHandle, certs []*x509.Certificate,
 			return nil, fmt.Errorf("the certificate of %s is given twice", printable(c.Subject.String()))
 		}
 		row := certRow{Label: label, Subject: c.Subject.String(), Issuer: c.Issuer.String(), Until: c.NotAfter, id: c.SubjectKeyId}
-		for _, k := range keys {
-			if public, ok := c.PublicKey.(ed25519.PublicKey); ok && bytes.Equal(public, k.public[:]) {
-				row.id, row.Key = k.id, k.label
-			}
+		if k := keyOf(c, keys); k != nil {
+			row.id, row.Key = k.id, k.label
 		}
 		row.ID = hex.EncodeToString(row.id)
 		row.Label = cmp.Or(label, row.Key, c.Subject.CommonName)
 		rows = append(rows, row)
 	}
 	return rows, nil
+}
+
+// keyOf is the key that a certificate is for, nil if it is none of these.
+func keyOf(c *x509.Certificate, keys []tokenKey) *tokenKey {
+	public, ok := c.PublicKey.(ed25519.PublicKey)
+	i := slices.IndexFunc(keys, func(k tokenKey) bool { return ok && bytes.Equal(public, k.public[:]) })
+	if i < 0 {
+		return nil
+	}
+	return &keys[i]
 }
 
 func (m *module) storeCertificate(s p11.SessionHandle, c *x509.Certificate, row certRow) error {
@@ -416,6 +442,8 @@ func (a *app) certExport() *cobra.Command {
 		Short: "Print certificates of a token",
 		Long: `Print the certificates of a token as PEM: all, or those with the label or the ID
 CERT. Needs no PIN.`,
+		Example: `  icn-p11 cert export node >node.crt
+  icn-p11 cert export node --json`,
 		Args:              tokenAndOne("CERT"),
 		ValidArgsFunction: completeToken,
 		RunE: a.does(func(_ *cobra.Command, args []string) error {
@@ -427,6 +455,10 @@ CERT. Needs no PIN.`,
 			var rows []certRow
 			var text []byte
 			err = p.inModule(t, func(m *module, s p11.SessionHandle) error {
+				keys, err := m.keys(s)
+				if err != nil {
+					return explain(err)
+				}
 				found, err := m.find(s, p11.Attribute{Type: p11.CKA_CLASS, Value: ulong(p11.CKO_CERTIFICATE)})
 				if err != nil {
 					return explain(err)
@@ -447,7 +479,11 @@ CERT. Needs no PIN.`,
 					if err != nil {
 						return fmt.Errorf("certificate %s: %w", printable(r.Label), err)
 					}
-					rows = append(rows, certRow{Label: r.Label, ID: r.ID, Subject: c.Subject.String(), Issuer: c.Issuer.String(), Until: c.NotAfter})
+					row := certRow{Label: r.Label, ID: r.ID, Subject: c.Subject.String(), Issuer: c.Issuer.String(), Until: c.NotAfter}
+					if k := keyOf(c, keys); k != nil {
+						row.Key = k.label
+					}
+					rows = append(rows, row)
 					text = append(text, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})...)
 				}
 				return nil

@@ -66,10 +66,13 @@ func (a *app) doctorCommand() *cobra.Command {
 		Short: "Find out what is wrong, and what to do about it",
 		Long: `Check the configuration, the TPM, the store and the registration with p11-kit.
 Nothing is changed. The exit status is 1 if a check failed.`,
-		Args: noArgs,
+		Example: "  icn-p11 doctor",
+		Args:    noArgs,
 		RunE: a.does(func(*cobra.Command, []string) error {
 			d := &doctor{eventLog: eventLog}
+			_, end := a.progress("Checking")
 			d.run(a)
+			end()
 			if err := a.report(d, asJSON); err != nil {
 				return err
 			}

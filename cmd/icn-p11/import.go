@@ -17,6 +17,7 @@ import (
 	"github.com/InterCooperative-Network/icn-p11/internal/pinsource"
 	"github.com/InterCooperative-Network/icn-p11/internal/secmem"
 	"github.com/InterCooperative-Network/icn-p11/p11"
+	"github.com/InterCooperative-Network/icn-p11/sealstore"
 )
 
 func (a *app) importCommand() *cobra.Command {
@@ -30,6 +31,8 @@ func (a *app) importCommand() *cobra.Command {
 OpenSSH private key, also with a passphrase, or the 32 bytes of a seed. FILE may be
 fd:N, or - for standard input. The user PIN is needed. The file stays: destroy it,
 and every copy, unless it is meant as a backup.`,
+		Example: `  icn-p11 import node ~/.ssh/id_ed25519 --label mail
+  icn-p11 import node fd:3 --label seed 3<seed`,
 		Args:              tokenAnd("FILE"),
 		ValidArgsFunction: tokenThenFile,
 		RunE: a.does(func(_ *cobra.Command, args []string) error {
@@ -57,16 +60,18 @@ and every copy, unless it is meant as a backup.`,
 			if err := p.inModule(t, absent); err != nil {
 				return explain(err)
 			}
-			if !c.dryRun {
-				err := p.asUser(t, c.user, func(m *module, s p11.SessionHandle) error {
+			if c.dryRun {
+				err = p.changeable(t, sealstore.User)
+			} else {
+				err = p.asUser(t, c.user, func(m *module, s p11.SessionHandle) error {
 					if err := absent(m, s); err != nil {
 						return err
 					}
 					return m.importKey(s, k, seed)
 				})
-				if err != nil {
-					return err
-				}
+			}
+			if err != nil {
+				return err
 			}
 			r := k.row()
 			r.DryRun = c.dryRun

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"os"
@@ -17,17 +18,22 @@ import (
 
 	"github.com/InterCooperative-Network/icn-p11/internal/bootlog"
 	"github.com/InterCooperative-Network/icn-p11/internal/did"
-	"github.com/InterCooperative-Network/icn-p11/internal/pinsource"
 	"github.com/InterCooperative-Network/icn-p11/internal/secmem"
 	"github.com/InterCooperative-Network/icn-p11/p11"
 	"github.com/InterCooperative-Network/icn-p11/sealstore"
 )
 
+// initFlags are what init takes.
+type initFlags struct {
+	change
+	label, keyLabel string
+	noPIN, force    bool
+	recoverable     bool
+	owner           *passwordFlag
+}
+
 func (a *app) initCommand() *cobra.Command {
-	var label, keyLabel string
-	var noPIN, force, recoverable bool
-	var userSource, soSource pinsource.Source
-	owner := ownerFlag()
+	o := initFlags{owner: ownerFlag()}
 	cmd := &cobra.Command{
 		Use:   "init --label L",
 		Short: "Make a token with an Ed25519 identity key",
@@ -39,34 +45,34 @@ another TPM; otherwise nothing ever can. That is decided here for good. With
 --owner-auth-source, "srk persist" is done first: where the TPM's owner hierarchy
 has a password, applications cannot use tokens without a persistent storage root
 key.`,
+		Example: `  icn-p11 init --label node
+  icn-p11 init --label node --pin-source credential:pin --so-pin-source credential:so-pin`,
 		Args: noArgs,
 		RunE: a.does(func(cmd *cobra.Command, _ []string) error {
-			if err := checkLabel("--label", label, sealstore.MaxLabel); err != nil {
+			if err := checkLabel("--label", o.label, sealstore.MaxLabel); err != nil {
 				return err
 			}
-			if err := checkLabel("--key-label", keyLabel, 255); err != nil {
+			if err := checkLabel("--key-label", o.keyLabel, 255); err != nil {
 				return err
 			}
 			switch {
-			case noPIN && cmd.Flags().Changed("pin-source"):
+			case o.noPIN && cmd.Flags().Changed("pin-source"):
 				return usage("--no-pin and --pin-source exclude each other")
-			case force && !noPIN:
+			case o.force && !o.noPIN:
 				return usage("--force goes with --no-pin")
 			}
-			return a.init(label, keyLabel, noPIN, force, recoverable, userSource, soSource, owner)
+			return a.init(o)
 		}),
 	}
 	f := cmd.Flags()
-	f.StringVar(&label, "label", "", "label of the token, at most 32 bytes")
-	f.StringVar(&keyLabel, "key-label", identityLabel, "label of the key")
-	f.BoolVar(&noPIN, "no-pin", false, "make a token that needs no user PIN")
-	f.BoolVar(&force, "force", false, "with --no-pin: also where the token is not bound to the platform")
-	f.BoolVar(&recoverable, "recoverable", false, "let both PINs together take the keys out: for backups, and to another TPM")
-	f.Var(&userSource, "pin-source", "where the user PIN comes from")
-	f.Var(&soSource, "so-pin-source", "where the SO PIN comes from")
-	owner.on(cmd)
-	completeSource(cmd, "pin-source", "so-pin-source")
+	f.StringVar(&o.label, "label", "", "label of the token, at most 32 bytes")
+	f.StringVar(&o.keyLabel, "key-label", identityLabel, "label of the key")
+	f.BoolVar(&o.noPIN, "no-pin", false, "make a token that needs no user PIN")
+	f.BoolVar(&o.force, "force", false, "with --no-pin: also where the token is not bound to the platform")
+	f.BoolVar(&o.recoverable, "recoverable", false, "let both PINs together take the keys out: for backups, and to another TPM")
+	o.owner.on(cmd)
 	noCompletion(cmd, "label", "key-label")
+	o.flags(cmd, true, true, false)
 	return cmd
 }
 
@@ -90,7 +96,23 @@ func checkLabel(flag, s string, size int) error {
 	return nil
 }
 
-func (a *app) init(label, keyLabel string, noPIN, force, recoverable bool, userSource, soSource pinsource.Source, owner *passwordFlag) error {
+// newToken is what init prints.
+type newToken struct {
+	Serial      string      `json:"serial,omitempty"` // not in a dry run
+	Label       string      `json:"label"`
+	Slot        *p11.SlotID `json:"slot"` // null: hidden, or see doctor
+	DID         string      `json:"did,omitempty"`
+	Key         string      `json:"key"` // its label
+	KeyID       string      `json:"key_id,omitempty"`
+	NoPIN       bool        `json:"no_pin"`
+	Recoverable bool        `json:"recoverable"`
+	Bank        string      `json:"pcr_bank,omitempty"`
+	PCRs        []int       `json:"pcrs,omitempty"`
+	EventLog    string      `json:"event_log,omitempty"` // why it is not kept
+	DryRun      bool        `json:"dry_run,omitempty"`
+}
+
+func (a *app) init(o initFlags) error {
 	p, err := a.open()
 	if err != nil {
 		return err
@@ -99,86 +121,160 @@ func (a *app) init(label, keyLabel string, noPIN, force, recoverable bool, userS
 	if err := p.cfg.Unsupported(); err != nil {
 		return fmt.Errorf("no token made: %w", err)
 	}
-	if err := p.unused(label, ""); err != nil {
+	if err := p.unused(o.label, ""); err != nil {
 		return err
 	}
-	if noPIN && p.cfg.Binding() == nil && !force {
+	if o.noPIN && p.cfg.Binding() == nil && !o.force {
 		return errors.New("no token made: without a PIN and a binding to the platform, whoever starts this machine with any system can sign; " +
 			"set platform_binding = true in the configuration, or insist with --force")
 	}
-	if owner.given {
+	if o.dryRun {
+		return a.wouldInit(p, o)
+	}
+	if o.owner.given {
 		// Applications have no such password: the key has to stay.
-		if err := a.srkPersist(p, owner); err != nil {
+		r, err := p.persist(o.owner, false)
+		if err != nil {
 			return explain(err)
 		}
+		a.note("%s", r.persisted())
 	}
 	// Nobody should type four PINs to hear that the TPM is missing.
-	if _, err := p.tpm.Parent(); err != nil {
-		return explain(err)
+	if err := p.reachable(); err != nil {
+		return err
 	}
-	so, err := soSource.Read("SO PIN", true)
+	so, err := o.so.Read("SO PIN", true)
 	if err != nil {
 		return err
 	}
 	defer so.Destroy()
 	var user *secmem.Buffer
-	if !noPIN {
-		if user, err = userSource.Read("user PIN", true); err != nil {
+	if !o.noPIN {
+		if user, err = o.user.Read("user PIN", true); err != nil {
 			return err
 		}
 		defer user.Destroy()
 	}
+	t, k, err := a.create(p, o, so.Bytes(), user.Bytes())
+	if err != nil {
+		return err
+	}
+	r := o.result(p, t)
+	r.DID, r.KeyID = k.did(), hex.EncodeToString(k.id)
+	a.note("Token %s in slot %s, serial number %s", printable(o.label), r.slot(), t.Serial)
+	a.note("Key %s, sealed to the TPM at %s", printable(o.keyLabel), p.tpm)
+	if o.recoverable {
+		a.note("Recoverable: make a backup with \"icn-p11 backup create\"")
+	}
+	if len(r.PCRs) > 0 {
+		a.note("Bound to PCRs %s of the %s bank, as they are now", numbers(r.PCRs), r.Bank)
+		if tok, err := p.store.Token(t.Serial); err == nil {
+			r.EventLog = a.keepBootLog(tok, bootlog.Path)
+		}
+	}
+	if o.json {
+		err = a.json(r)
+	} else {
+		_, err = fmt.Fprintln(a.out, r.DID)
+	}
+	if err != nil {
+		return fmt.Errorf("the token is made, but its DID could not be printed (%w): \"icn-p11 did %s\" prints it", err, t.Serial)
+	}
+	return nil
+}
+
+// result is what is known of a token that was made, or would be.
+func (o *initFlags) result(p *place, t sealstore.TokenInfo) newToken {
+	r := newToken{Serial: t.Serial, Label: o.label, Key: o.keyLabel, NoPIN: o.noPIN, Recoverable: o.recoverable, DryRun: o.dryRun}
+	tokens, err := p.store.Tokens()
+	if err == nil {
+		if o.dryRun {
+			tokens = append(tokens, t)
+		}
+		ids, _ := p11.SlotIDs(p.cfg, tokens, nil)
+		if id, ok := ids[t.Serial]; ok {
+			r.Slot = &id
+		}
+	}
+	if b := p.cfg.Binding(); b != nil {
+		r.Bank, r.PCRs = b.Bank, slices.Sorted(slices.Values(b.PCRs))
+	}
+	return r
+}
+
+func (r *newToken) slot() string {
+	if r.Slot == nil {
+		return dash("")
+	}
+	return fmt.Sprint(*r.Slot)
+}
+
+// wouldInit is the dry run of init.
+func (a *app) wouldInit(p *place, o initFlags) error {
+	_, end := p.progress(atTPM)
+	defer end()
+	if o.owner.given {
+		if _, err := p.persist(o.owner, true); err != nil {
+			return explain(err)
+		}
+	} else if err := p.reachable(); err != nil {
+		return err
+	}
+	if err := p.store.Writable(); err != nil {
+		return err
+	}
+	if b := p.cfg.Binding(); b != nil {
+		if _, err := p.tpm.PCRs(b.Bank, b.PCRs); err != nil {
+			return explain(err)
+		}
+	}
+	slot, err := p.store.FreeSlot(p.cfg.FixedSlots()...)
+	if err != nil {
+		return err
+	}
+	r := o.result(p, sealstore.TokenInfo{Label: o.label, Slot: slot})
+	end()
+	return a.outcome(o.change, r, "Token %s is made in slot %s, with key %s", printable(o.label), r.slot(), printable(o.keyLabel))
+}
+
+// create makes all of a token or nothing.
+func (a *app) create(p *place, o initFlags, so, user []byte) (sealstore.TokenInfo, tokenKey, error) {
+	_, end := p.progress(atTPM)
+	defer end()
 	// From here on an interrupt must wait until what was made is removed; a
 	// second one does not.
 	ctx, stop := signal.NotifyContext(context.Background(), unix.SIGINT, unix.SIGTERM, unix.SIGHUP)
 	context.AfterFunc(ctx, stop)
 	defer stop()
-	t, err := p.store.Create(sealstore.InitParams{Label: label, SOPIN: so.Bytes(), Reserved: p.cfg.FixedSlots(), Binding: p.cfg.Binding(), NoPIN: noPIN, Recoverable: recoverable})
+	t, err := p.store.Create(sealstore.InitParams{Label: o.label, SOPIN: so, Reserved: p.cfg.FixedSlots(), Binding: p.cfg.Binding(), NoPIN: o.noPIN, Recoverable: o.recoverable})
 	if err != nil {
-		return explain(err)
+		return t, tokenKey{}, explain(err)
 	}
-	device := p.tpm.String()
 	p.tpm.Release()
-	public, err := fill(ctx, t, keyLabel, so.Bytes(), user.Bytes())
+	k, err := fill(ctx, t, o.keyLabel, so, user)
 	if err != nil {
 		if rerr := discard(p.cfg.SealedBlobDir, t.Serial); rerr != nil {
 			a.note("icn-p11: token %s is unfinished and could not be removed: %v", t.Serial, rerr)
 		}
-		return explain(err)
+		return t, k, explain(err)
 	}
-	slots, _ := p.slots()
-	a.note("Token %s in slot %s, serial number %s", printable(label), slotText(slots, t), t.Serial)
-	a.note("Key %s, sealed to the TPM at %s", printable(keyLabel), device)
-	if recoverable {
-		a.note("Recoverable: make a backup with \"icn-p11 backup create\"")
-	}
-	if b := p.cfg.Binding(); b != nil {
-		a.note("Bound to PCRs %s of the %s bank, as they are now", numbers(slices.Sorted(slices.Values(b.PCRs))), b.Bank)
-		if tok, err := p.store.Token(t.Serial); err == nil {
-			a.keepBootLog(tok, bootlog.Path)
-		}
-	}
-	if _, err := fmt.Fprintln(a.out, did.Encode(public)); err != nil {
-		return fmt.Errorf("the token is made, but its DID could not be printed (%w): \"icn-p11 did %s\" prints it", err, t.Serial)
-	}
-	return nil
+	return t, k, nil
 }
 
 var errInterrupted = errors.New("interrupted; nothing was made")
 
 // fill sets the user PIN of a new token, if it shall have one, and makes its
 // key, as an application would: the calls are those of ICN.
-func fill(ctx context.Context, t sealstore.TokenInfo, keyLabel string, so, user []byte) (public [32]byte, err error) {
+func fill(ctx context.Context, t sealstore.TokenInfo, keyLabel string, so, user []byte) (k tokenKey, err error) {
 	m, err := startModule()
 	if err != nil {
-		return public, err
+		return k, err
 	}
 	defer m.stop()
 	s, err := m.session(t)
 	if err != nil {
-		return public, err
+		return k, err
 	}
-	var pub p11.ObjectHandle
 	setPIN := []func() error{
 		func() error { return m.Login(s, p11.CKU_SO, so) },
 		func() error { return m.InitPIN(s, user) },
@@ -190,23 +286,22 @@ func fill(ctx context.Context, t sealstore.TokenInfo, keyLabel string, so, user 
 	}
 	for _, step := range append(setPIN,
 		func() (err error) {
-			pub, err = m.generate(s, keyLabel)
+			k.handle, err = m.generate(s, keyLabel)
 			return err
 		},
-		func() error {
-			k, err := m.publicKeyOf(s, pub)
-			public = k.public
+		func() (err error) {
+			k, err = m.tokenKey(s, k.handle)
 			return err
 		},
 	) {
 		if ctx.Err() != nil {
-			return public, errInterrupted
+			return k, errInterrupted
 		}
 		if err := step(); err != nil {
-			return public, err
+			return k, err
 		}
 	}
-	return public, nil
+	return k, nil
 }
 
 // discard removes a token that was not finished. It first gets the name of

@@ -49,8 +49,8 @@ type tokenKey struct {
 // keyRow is a key as the verbs of key print it.
 type keyRow struct {
 	Label  string `json:"label"`
-	ID     string `json:"id"`
-	DID    string `json:"did"`
+	ID     string `json:"id,omitempty"`  // not of one that a dry run would make
+	DID    string `json:"did,omitempty"` // the same
 	SSH    string `json:"ssh_fingerprint,omitempty"`
 	Local  bool   `json:"generated_here"`
 	DryRun bool   `json:"dry_run,omitempty"`
@@ -78,16 +78,23 @@ func (m *module) keys(s p11.SessionHandle) ([]tokenKey, error) {
 	}
 	var keys []tokenKey
 	for _, o := range found {
-		k := tokenKey{handle: o}
-		if k.publicKey, err = m.publicKeyOf(s, o); err != nil {
-			return nil, err
-		}
-		if k.id, err = m.attribute(s, o, p11.CKA_ID); err != nil {
+		k, err := m.tokenKey(s, o)
+		if err != nil {
 			return nil, err
 		}
 		keys = append(keys, k)
 	}
 	return keys, nil
+}
+
+// tokenKey reads the key whose public half o is.
+func (m *module) tokenKey(s p11.SessionHandle, o p11.ObjectHandle) (k tokenKey, err error) {
+	k.handle = o
+	if k.publicKey, err = m.publicKeyOf(s, o); err != nil {
+		return k, err
+	}
+	k.id, err = m.attribute(s, o, p11.CKA_ID)
+	return k, err
 }
 
 // absent makes sure that a token has no key of a label, nor one of these keys.
@@ -150,8 +157,10 @@ func (m *module) halves(s p11.SessionHandle, k tokenKey, classes ...uint) ([]p11
 }
 
 // inModule runs f in a module of its own, with a session that nobody is logged
-// in to.
+// in to. f asks nothing, and prints nothing.
 func (p *place) inModule(t sealstore.TokenInfo, f func(m *module, s p11.SessionHandle) error) error {
+	_, end := p.progress(atTPM)
+	defer end()
 	p.tpm.Release()
 	m, err := startModule()
 	if err != nil {
@@ -171,8 +180,8 @@ func (p *place) asUser(t sealstore.TokenInfo, source pinsource.Source, f func(m 
 		return explain(sealstore.ErrNoPIN)
 	}
 	// Nobody should type a PIN to hear that the TPM is missing.
-	if _, err := p.tpm.Parent(); err != nil {
-		return explain(err)
+	if err := p.reachable(); err != nil {
+		return err
 	}
 	pin := []byte{}
 	if t.UserPIN {
@@ -219,6 +228,7 @@ func (a *app) keyGenerate() *cobra.Command {
 		Use:               "generate TOKEN --label L",
 		Short:             "Make an Ed25519 key in a token",
 		Long:              `Make an Ed25519 key in a token, sealed to the TPM, and print its DID. The user PIN is needed.`,
+		Example:           "  icn-p11 key generate node --label mail",
 		Args:              oneToken,
 		ValidArgsFunction: completeToken,
 		RunE: a.does(func(_ *cobra.Command, args []string) error {
@@ -235,6 +245,9 @@ func (a *app) keyGenerate() *cobra.Command {
 				if err := p.inModule(t, free); err != nil {
 					return err
 				}
+				if err := p.changeable(t, sealstore.User); err != nil {
+					return err
+				}
 				return a.outcome(c, keyRow{Label: label, DryRun: true}, "Key %s is made in token %s", printable(label), printable(t.Label))
 			}
 			var k tokenKey
@@ -246,11 +259,7 @@ func (a *app) keyGenerate() *cobra.Command {
 				if err != nil {
 					return err
 				}
-				k.handle = o
-				if k.publicKey, err = m.publicKeyOf(s, o); err != nil {
-					return err
-				}
-				k.id, err = m.attribute(s, o, p11.CKA_ID)
+				k, err = m.tokenKey(s, o)
 				return err
 			})
 			if err != nil {
@@ -275,6 +284,7 @@ func (a *app) keyList() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:               "list TOKEN",
 		Short:             "List the keys of a token",
+		Example:           "  icn-p11 key list node",
 		Args:              oneToken,
 		ValidArgsFunction: completeToken,
 		RunE: a.does(func(_ *cobra.Command, args []string) error {
@@ -316,15 +326,20 @@ func (a *app) one(args []string, f func(k tokenKey) error) error {
 		return err
 	}
 	defer p.tpm.Close()
-	var k tokenKey
-	err = p.inModule(t, func(m *module, s p11.SessionHandle) (err error) {
-		k, err = m.key(s, t, optional(args))
-		return explain(err)
-	})
+	k, err := p.publicKey(t, optional(args))
 	if err != nil {
 		return err
 	}
 	return f(k)
+}
+
+// publicKey finds the key that KEY means; nothing means the identity.
+func (p *place) publicKey(t sealstore.TokenInfo, arg string) (k tokenKey, err error) {
+	err = p.inModule(t, func(m *module, s p11.SessionHandle) (err error) {
+		k, err = m.key(s, t, arg)
+		return explain(err)
+	})
+	return k, err
 }
 
 func optional(args []string) string {
@@ -339,6 +354,7 @@ func (a *app) keyShow() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:               "show TOKEN [KEY]",
 		Short:             "Show a key",
+		Example:           "  icn-p11 key show node mail",
 		Args:              tokenAndOne("KEY"),
 		ValidArgsFunction: completeToken,
 		RunE: a.does(func(_ *cobra.Command, args []string) error {
@@ -378,6 +394,7 @@ func (a *app) keyRename() *cobra.Command {
 		Use:               "rename TOKEN KEY LABEL",
 		Short:             "Give a key another label",
 		Long:              `Give a key, public and private half, and its certificates another label. The user PIN is needed.`,
+		Example:           "  icn-p11 key rename node mail post",
 		Args:              tokenAnd("KEY", "LABEL"),
 		ValidArgsFunction: completeToken,
 		RunE: a.does(func(_ *cobra.Command, args []string) error {
@@ -385,7 +402,7 @@ func (a *app) keyRename() *cobra.Command {
 			if err := checkLabel("LABEL", label, 255); err != nil {
 				return err
 			}
-			return a.changeKey(args, c, "Key %s is called "+strings.ReplaceAll(printable(label), "%", "%%"), func(m *module, s p11.SessionHandle, k tokenKey) error {
+			return a.changeKey(args, c, nil, "Key %s is called "+strings.ReplaceAll(printable(label), "%", "%%"), func(m *module, s p11.SessionHandle, k tokenKey) error {
 				all, err := m.halves(s, k, p11.CKO_PRIVATE_KEY, p11.CKO_PUBLIC_KEY, p11.CKO_CERTIFICATE)
 				if err != nil {
 					return err
@@ -410,15 +427,17 @@ func (a *app) keyDelete() *cobra.Command {
 		Short: "Delete a key",
 		Long: `Delete a key for good, with its public half and its certificates. The user PIN is
 needed.`,
+		Example:           "  icn-p11 key delete node mail",
 		Args:              tokenAnd("KEY"),
 		ValidArgsFunction: completeToken,
 		RunE: a.does(func(_ *cobra.Command, args []string) error {
-			return a.changeKey(args, c, "Key %s is deleted", func(m *module, s p11.SessionHandle, k tokenKey) error {
-				if !c.yes {
-					if err := confirm(fmt.Sprintf("Key %s, %s, will be gone for good.", printable(k.label), k.did()), "delete"); err != nil {
-						return err
-					}
+			sure := func(k tokenKey) error {
+				if c.yes {
+					return nil
 				}
+				return confirm(fmt.Sprintf("Key %s, %s, will be gone for good.", printable(k.label), k.did()), "delete")
+			}
+			return a.changeKey(args, c, sure, "Key %s is deleted", func(m *module, s p11.SessionHandle, k tokenKey) error {
 				// The private half first: what is left of an interrupted run can
 				// be deleted by running it again.
 				all, err := m.halves(s, k, p11.CKO_PRIVATE_KEY, p11.CKO_CERTIFICATE, p11.CKO_PUBLIC_KEY)
@@ -439,7 +458,8 @@ needed.`,
 }
 
 // changeKey runs what changes the key that args mean, or says that it would.
-func (a *app) changeKey(args []string, c change, note string, f func(m *module, s p11.SessionHandle, k tokenKey) error) error {
+// sure, which may be nil, asks whether that is meant.
+func (a *app) changeKey(args []string, c change, sure func(k tokenKey) error, note string, f func(m *module, s p11.SessionHandle, k tokenKey) error) error {
 	p, t, err := a.openToken(args[0])
 	if err != nil {
 		return err
@@ -454,16 +474,27 @@ func (a *app) changeKey(args []string, c change, note string, f func(m *module, 
 	if err := p.inModule(t, find); err != nil {
 		return err
 	}
-	if !c.dryRun {
-		err := p.asUser(t, c.user, func(m *module, s p11.SessionHandle) error {
+	if !c.dryRun && sure != nil {
+		if err := sure(k); err != nil {
+			return err
+		}
+	}
+	if c.dryRun {
+		err = p.changeable(t, sealstore.User)
+	} else {
+		err = p.asUser(t, c.user, func(m *module, s p11.SessionHandle) error {
+			meant := k.publicKey
 			if err := find(m, s); err != nil {
 				return err
 			}
+			if k.public != meant.public {
+				return fmt.Errorf("key %s is another one since: nothing was done", printable(meant.label))
+			}
 			return f(m, s, k)
 		})
-		if err != nil {
-			return err
-		}
+	}
+	if err != nil {
+		return err
 	}
 	r := k.row()
 	r.DryRun = c.dryRun
@@ -502,31 +533,93 @@ var publicForms = map[string]func(k tokenKey) ([]byte, error){
 	"did": func(k tokenKey) ([]byte, error) { return []byte(did.Encode(k.public) + "\n"), nil },
 }
 
+// formFlags choose the form in which a public key is printed.
+type formFlags struct {
+	form string
+	json bool
+}
+
+func (f *formFlags) on(cmd *cobra.Command, form string) {
+	cmd.Flags().StringVar(&f.form, "format", form, "pem, ssh, hex, jwk or did")
+	cmd.Flags().BoolVar(&f.json, "json", false, "print JSON, with all forms")
+	cmd.RegisterFlagCompletionFunc("format", cobra.FixedCompletions([]cobra.Completion{"pem", "ssh", "hex", "jwk", "did"}, cobra.ShellCompDirectiveNoFileComp))
+}
+
+func (f *formFlags) check(cmd *cobra.Command) error {
+	switch {
+	case publicForms[f.form] == nil:
+		return usage("--format is none of pem, ssh, hex, jwk, did")
+	case f.json && cmd.Flags().Changed("format"):
+		return usage("--json has all forms: --format does not go with it")
+	}
+	return nil
+}
+
+// publish prints the public half of a key.
+func (a *app) publish(k tokenKey, form string) error {
+	b, err := publicForms[form](k)
+	if err != nil {
+		return err
+	}
+	_, err = a.out.Write(b)
+	return err
+}
+
+// keyForms are all the forms of a public key.
+type keyForms struct {
+	DID string          `json:"did"`
+	Hex string          `json:"hex"`
+	PEM string          `json:"pem"`
+	SSH string          `json:"ssh"`
+	JWK json.RawMessage `json:"jwk"`
+}
+
+func (k tokenKey) forms() (f keyForms, err error) {
+	for form, to := range map[string]*string{"did": &f.DID, "hex": &f.Hex, "pem": &f.PEM, "ssh": &f.SSH} {
+		b, err := publicForms[form](k)
+		if err != nil {
+			return f, err
+		}
+		*to = strings.TrimSuffix(string(b), "\n")
+		if form == "pem" {
+			*to = string(b) // as it stands in a file
+		}
+	}
+	f.JWK, err = publicForms["jwk"](k)
+	return f, err
+}
+
 func (a *app) keyExport() *cobra.Command {
-	var form string
+	var f formFlags
 	cmd := &cobra.Command{
 		Use:   "export-public TOKEN [KEY]",
 		Short: "Print the public half of a key",
 		Long: `Print the public half of a key: as pem (SubjectPublicKeyInfo), ssh (a line of
 authorized_keys), hex, jwk (RFC 8037) or did. Needs no PIN.`,
+		Example: `  icn-p11 key export-public node >node.pub
+  icn-p11 key export-public node mail --format ssh`,
 		Args:              tokenAndOne("KEY"),
 		ValidArgsFunction: completeToken,
-		RunE: a.does(func(_ *cobra.Command, args []string) error {
-			write, ok := publicForms[form]
-			if !ok {
-				return usage("--format is none of pem, ssh, hex, jwk, did")
+		RunE: a.does(func(cmd *cobra.Command, args []string) error {
+			if err := f.check(cmd); err != nil {
+				return err
 			}
 			return a.one(args, func(k tokenKey) error {
-				b, err := write(k)
+				if !f.json {
+					return a.publish(k, f.form)
+				}
+				forms, err := k.forms()
 				if err != nil {
 					return err
 				}
-				_, err = a.out.Write(b)
-				return err
+				return a.json(struct {
+					Label string `json:"label"`
+					ID    string `json:"id"`
+					keyForms
+				}{k.label, hex.EncodeToString(k.id), forms})
 			})
 		}),
 	}
-	cmd.Flags().StringVar(&form, "format", "pem", "pem, ssh, hex, jwk or did")
-	cmd.RegisterFlagCompletionFunc("format", cobra.FixedCompletions([]cobra.Completion{"pem", "ssh", "hex", "jwk", "did"}, cobra.ShellCompDirectiveNoFileComp))
+	f.on(cmd, "pem")
 	return cmd
 }

@@ -53,9 +53,10 @@ func slotText(slots map[string]p11.SlotID, t sealstore.TokenInfo) string {
 func (a *app) listCommand() *cobra.Command {
 	var asJSON bool
 	cmd := &cobra.Command{
-		Use:   "list",
-		Short: "List the tokens",
-		Args:  noArgs,
+		Use:     "list",
+		Short:   "List the tokens",
+		Example: "  icn-p11 list",
+		Args:    noArgs,
 		RunE: a.does(func(*cobra.Command, []string) error {
 			p, err := a.open()
 			if err != nil {
@@ -65,7 +66,9 @@ func (a *app) listCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
+			_, end := p.progress(atTPM)
 			rows := p.rows(census.Tokens)
+			end()
 			for _, l := range census.LeftOut {
 				rows = append(rows, row{Slot: dash(""), Serial: l.Serial, State: leftOutState(l.Err)})
 			}
@@ -196,11 +199,21 @@ func state(t sealstore.TokenInfo, l sealstore.Lockout, err error) string {
 	return stateReady
 }
 
+// tokenDID is what did prints.
+type tokenDID struct {
+	Serial string `json:"serial"`
+	Label  string `json:"label"`
+	DID    string `json:"did"`
+	Key    string `json:"key"` // label of the key that it is made of
+}
+
 func (a *app) didCommand() *cobra.Command {
+	var asJSON bool
 	cmd := &cobra.Command{
 		Use:               "did TOKEN",
 		Short:             "Print the DID of a token",
 		Long:              `Print the DID of a token. "did resolve DID" prints the public key of a DID.`,
+		Example:           "  icn-p11 did node",
 		Args:              oneToken,
 		ValidArgsFunction: completeToken,
 		RunE: a.does(func(_ *cobra.Command, args []string) error {
@@ -208,14 +221,20 @@ func (a *app) didCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
+			_, end := p.progress(atTPM)
 			k, err := p.identity(t)
+			end()
 			if err != nil {
 				return explain(err)
+			}
+			if asJSON {
+				return a.json(tokenDID{t.Serial, t.Label, k.did(), k.label})
 			}
 			_, err = fmt.Fprintln(a.out, k.did())
 			return err
 		}),
 	}
+	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
 	cmd.AddCommand(a.didResolve())
 	return cmd
 }
@@ -275,8 +294,10 @@ type lockoutState struct {
 func (a *app) showCommand() *cobra.Command {
 	var asJSON bool
 	cmd := &cobra.Command{
-		Use:               "show TOKEN",
-		Short:             "Show a token, its public objects and the TPM's lockout counter",
+		Use:   "show TOKEN",
+		Short: "Show a token, its public objects and the TPM's lockout counter",
+		Example: `  icn-p11 show node
+  icn-p11 show node --json`,
 		Args:              oneToken,
 		ValidArgsFunction: completeToken,
 		RunE: a.does(func(_ *cobra.Command, args []string) error {
@@ -284,7 +305,9 @@ func (a *app) showCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
+			_, end := p.progress(atTPM)
 			d, why := p.details(t)
+			end()
 			why = explain(why)
 			if asJSON {
 				if why != nil {

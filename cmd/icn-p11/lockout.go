@@ -25,18 +25,19 @@ refuses every PIN for some time when there are too many.`,
 func (a *app) lockoutShow() *cobra.Command {
 	var asJSON bool
 	cmd := &cobra.Command{
-		Use:   "show",
-		Short: "Show the counter of wrong PINs, and how long it lasts",
-		Args:  noArgs,
+		Use:     "show",
+		Short:   "Show the counter of wrong PINs, and how long it lasts",
+		Example: "  icn-p11 lockout show",
+		Args:    noArgs,
 		RunE: a.does(func(*cobra.Command, []string) error {
 			p, err := a.open()
 			if err != nil {
 				return err
 			}
 			defer p.tpm.Close()
-			l, err := p.tpm.Lockout()
+			l, err := p.lockout()
 			if err != nil {
-				return explain(err)
+				return err
 			}
 			if asJSON {
 				return a.json(lockoutOf(l))
@@ -59,37 +60,63 @@ func (a *app) lockoutShow() *cobra.Command {
 	return cmd
 }
 
+// lockout reads the TPM's counter, and leaves the TPM.
+func (p *place) lockout() (sealstore.Lockout, error) {
+	_, end := p.progress(atTPM)
+	defer end()
+	defer p.tpm.Release()
+	l, err := p.tpm.Lockout()
+	return l, explain(err)
+}
+
+// resetResult is what lockout reset prints.
+type resetResult struct {
+	Forgotten uint32 `json:"forgotten"`
+	Password  bool   `json:"lockout_password_set"`
+	DryRun    bool   `json:"dry_run,omitempty"`
+}
+
 func (a *app) lockoutReset() *cobra.Command {
+	var c change
 	password := &passwordFlag{name: "lockout-auth-source", what: "lockout password"}
 	cmd := &cobra.Command{
 		Use:   "reset",
 		Short: "Have the TPM forget the wrong PINs",
-		Args:  noArgs,
+		Example: `  icn-p11 lockout reset
+  icn-p11 lockout reset --lockout-auth-source file:lockout-password`,
+		Args: noArgs,
 		RunE: a.does(func(*cobra.Command, []string) error {
 			p, err := a.open()
 			if err != nil {
 				return err
 			}
 			defer p.tpm.Close()
-			l, err := p.tpm.Lockout()
-			if err != nil {
-				return explain(err)
-			}
-			p.tpm.Release() // somebody may have to type
-			b, err := password.read(l.Password)
+			l, err := p.lockout()
 			if err != nil {
 				return err
 			}
-			defer b.Destroy()
-			if err := p.tpm.ResetLockout(b.Bytes()); err != nil {
-				return err
+			if !c.dryRun {
+				if err := p.resetLockout(password, l.Password); err != nil {
+					return err
+				}
 			}
-			a.note("The TPM has forgotten %s", count(int(l.Counter), "wrong PIN"))
-			return nil
+			return a.outcome(c, resetResult{l.Counter, l.Password, c.dryRun}, "The TPM has forgotten %s", count(int(l.Counter), "wrong PIN"))
 		}),
 	}
 	password.on(cmd)
+	c.flags(cmd, false, false, false)
 	return cmd
+}
+
+func (p *place) resetLockout(password *passwordFlag, wanted bool) error {
+	b, err := password.read(wanted)
+	if err != nil {
+		return err
+	}
+	defer b.Destroy()
+	_, end := p.progress(atTPM)
+	defer end()
+	return p.tpm.ResetLockout(b.Bytes())
 }
 
 func lockoutOf(l sealstore.Lockout) lockoutState {

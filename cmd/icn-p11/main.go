@@ -56,6 +56,11 @@ func run(args []string, stdout, stderr io.Writer) int {
 		return exitFailed
 	}
 	fmt.Fprintf(stderr, "icn-p11: %v\n", err)
+	if asJSON, _ := cmd.Flags().GetBool("json"); asJSON && !out.begun {
+		a.json(struct {
+			Error string `json:"error"`
+		}{err.Error()})
+	}
 	if out.err != nil {
 		return exitFailed
 	}
@@ -68,13 +73,15 @@ func run(args []string, stdout, stderr io.Writer) int {
 }
 
 // output remembers that it could not be written, which much of what prints
-// (help and tables) does not tell.
+// (help and tables) does not tell, and whether anything was.
 type output struct {
-	w   io.Writer
-	err error
+	w     io.Writer
+	begun bool
+	err   error
 }
 
 func (o *output) Write(p []byte) (int, error) {
+	o.begun = true
 	n, err := o.w.Write(p)
 	var path *fs.PathError
 	if errors.As(err, &path) {
@@ -127,6 +134,7 @@ is described in icn-p11.conf(5).`,
 	root.SetOut(a.out)
 	root.SetErr(a.err)
 	root.SetVersionTemplate(versionText())
+	root.SetUsageFunc(examplesLast(root.UsageFunc()))
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
 		// The usual message repeats the value, which may be a PIN given by mistake.
 		var bad *pflag.InvalidValueError
@@ -168,6 +176,20 @@ is described in icn-p11.conf(5).`,
 		}
 	}
 	return root
+}
+
+// examplesLast has the help of a command end with its examples.
+func examplesLast(usage func(*cobra.Command) error) func(*cobra.Command) error {
+	return func(c *cobra.Command) error {
+		examples := c.Example
+		c.Example = ""
+		err := usage(c)
+		c.Example = examples
+		if err == nil && examples != "" {
+			_, err = fmt.Fprintf(c.OutOrStderr(), "\nExamples:\n%s\n", examples)
+		}
+		return err
+	}
 }
 
 // group makes cmd one that does nothing by itself but name its commands.
@@ -224,15 +246,27 @@ func versionText() string {
 }
 
 func (a *app) versionCommand() *cobra.Command {
-	return &cobra.Command{
-		Use:   "version",
-		Short: "Print the version",
-		Args:  noArgs,
+	var asJSON bool
+	cmd := &cobra.Command{
+		Use:     "version",
+		Short:   "Print the version",
+		Example: "  icn-p11 version --json",
+		Args:    noArgs,
 		RunE: a.does(func(*cobra.Command, []string) error {
+			if asJSON {
+				return a.json(struct {
+					Version string `json:"version"`
+					Go      string `json:"go"`
+					OS      string `json:"os"`
+					Arch    string `json:"arch"`
+				}{version, runtime.Version(), runtime.GOOS, runtime.GOARCH})
+			}
 			_, err := io.WriteString(a.out, versionText())
 			return err
 		}),
 	}
+	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
+	return cmd
 }
 
 // oneToken checks the arguments of a command that takes TOKEN.

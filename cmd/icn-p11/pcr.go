@@ -15,18 +15,17 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/InterCooperative-Network/icn-p11/internal/bootlog"
-	"github.com/InterCooperative-Network/icn-p11/internal/pinsource"
+	"github.com/InterCooperative-Network/icn-p11/internal/secmem"
 	"github.com/InterCooperative-Network/icn-p11/sealstore"
 )
 
 // pcrFlags are what the verbs of pcr take.
 type pcrFlags struct {
-	user, so pinsource.Source
+	change
 	eventLog string
 	spec     sealstore.BindingSpec
 	predict  []string
 	force    bool
-	json     bool
 }
 
 func (a *app) pcrCommand() *cobra.Command {
@@ -37,99 +36,198 @@ func (a *app) pcrCommand() *cobra.Command {
 with the firmware, boot loader and settings that they measure. The SO approves
 other values.`,
 	},
-		a.pcrVerb("show", "Show what a token is bound to, and what has changed", `Show the PCRs that a token is bound to, with the values that open it and those of
-now. Where the firmware's event log can be read (as root), and was when the token
-was bound, it tells what was measured differently. Needs no PIN.`, a.pcrShow),
-		a.pcrVerb("bind", "Bind a token to PCRs as they are now", `Bind a token, and all its keys, to the values that the PCRs have now. Needs the SO
-PIN, and the user PIN where one is set. An interrupted run leaves every key
-usable; run it again.`, a.pcrBind),
-		a.pcrVerb("unbind", "Take a token's binding away", `Make a token, and all its keys, independent of PCRs. Needs the SO PIN, and the user
-PIN where one is set, and that the token opens at present. An interrupted run
-leaves every key usable; run it again.`, a.pcrUnbind),
-		a.pcrVerb("rebind", "Approve the PCR values of now, and predicted ones", `Approve the values that the PCRs have now instead of those before: after an update
-of firmware or boot loader. With --predict, before the update, approve the state
-with those values as well; after it "pcr confirm" withdraws the old one.
-The SO PIN is enough. One file is replaced, whatever the number of keys.`, a.pcrRebind),
-		a.pcrVerb("confirm", "Withdraw every approved state but the present one", `After an update that "pcr rebind --predict" has announced: withdraw the approval of
-the state before it. The SO PIN is enough.`, a.pcrConfirm),
+		a.pcrShow(),
+		a.pcrBind(),
+		a.pcrUnbind(),
+		a.pcrRebind(),
+		a.pcrConfirm(),
 	)
 }
 
-func (a *app) pcrVerb(verb, short, long string, run func(*place, sealstore.TokenInfo, pcrFlags) error) *cobra.Command {
-	var o pcrFlags
-	cmd := &cobra.Command{
-		Use:               verb + " TOKEN",
-		Short:             short,
-		Long:              long,
-		Args:              oneToken,
-		ValidArgsFunction: completeToken,
-		RunE: a.does(func(_ *cobra.Command, args []string) error {
-			p, t, err := a.openToken(args[0])
-			if err != nil {
-				return err
-			}
-			defer p.tpm.Close()
-			return run(p, t, o)
-		}),
-	}
-	f := cmd.Flags()
-	if verb != "confirm" && verb != "unbind" {
-		f.StringVar(&o.eventLog, "event-log", bootlog.Path, "the firmware's event log")
-	}
-	if verb == "show" {
-		f.BoolVar(&o.json, "json", false, "print JSON")
-		return cmd
-	}
-	f.Var(&o.so, "so-pin-source", "where the SO PIN comes from")
-	completeSource(cmd, "so-pin-source")
-	switch verb {
-	case "bind":
-		f.IntSliceVar(&o.spec.PCRs, "pcrs", nil, "numbers of the PCRs (default: pcrs of the configuration)")
-		f.StringVar(&o.spec.Bank, "pcr-bank", "", "hash algorithm of the bank (default: pcr_bank of the configuration)")
-		noCompletion(cmd, "pcrs")
-		cmd.RegisterFlagCompletionFunc("pcr-bank", cobra.FixedCompletions([]cobra.Completion{"sha256", "sha384", "sha512", "sha1"}, cobra.ShellCompDirectiveNoFileComp))
-		fallthrough
-	case "unbind":
-		f.Var(&o.user, "pin-source", "where the user PIN comes from")
-		completeSource(cmd, "pin-source")
-		if verb == "unbind" {
-			f.BoolVar(&o.force, "force", false, "also where the token needs no PIN")
+// pcrVerb makes cmd a verb of pcr.
+func (a *app) pcrVerb(cmd *cobra.Command, o *pcrFlags, run func(*place, sealstore.TokenInfo, pcrFlags) error) *cobra.Command {
+	cmd.Use += " TOKEN"
+	cmd.Args = oneToken
+	cmd.ValidArgsFunction = completeToken
+	cmd.RunE = a.does(func(_ *cobra.Command, args []string) error {
+		p, t, err := a.openToken(args[0])
+		if err != nil {
+			return err
 		}
-	case "rebind":
-		f.StringArrayVar(&o.predict, "predict", nil, "a value that a PCR will have, as N=HEX; for several PCRs several times")
-		noCompletion(cmd, "predict")
-	}
+		defer p.tpm.Close()
+		return run(p, t, *o)
+	})
 	return cmd
 }
 
-// pins reads the PINs that a change of the binding takes.
-func (p *place) pins(t sealstore.TokenInfo, o pcrFlags, change func(tok *sealstore.Token, user, so []byte) error) error {
+func (o *pcrFlags) eventLogFlag(cmd *cobra.Command) {
+	cmd.Flags().StringVar(&o.eventLog, "event-log", bootlog.Path, "the firmware's event log")
+}
+
+func (a *app) pcrShow() *cobra.Command {
+	o := &pcrFlags{}
+	cmd := a.pcrVerb(&cobra.Command{
+		Use:   "show",
+		Short: "Show what a token is bound to, and what has changed",
+		Long: `Show the PCRs that a token is bound to, with the values that open it and those of
+now. Where the firmware's event log can be read (as root), and was when the token
+was bound, it tells what was measured differently. Needs no PIN.`,
+		Example: "  icn-p11 pcr show node",
+	}, o, a.showBinding)
+	o.eventLogFlag(cmd)
+	cmd.Flags().BoolVar(&o.json, "json", false, "print JSON")
+	return cmd
+}
+
+func (a *app) pcrBind() *cobra.Command {
+	o := &pcrFlags{}
+	cmd := a.pcrVerb(&cobra.Command{
+		Use:   "bind",
+		Short: "Bind a token to PCRs as they are now",
+		Long: `Bind a token, and all its keys, to the values that the PCRs have now. Needs the SO
+PIN, and the user PIN where one is set. An interrupted run leaves every key
+usable; run it again.`,
+		Example: `  icn-p11 pcr bind node
+  icn-p11 pcr bind node --pcrs 0,7 --pcr-bank sha384`,
+	}, o, a.bind)
+	f := cmd.Flags()
+	f.IntSliceVar(&o.spec.PCRs, "pcrs", nil, "numbers of the PCRs (default: pcrs of the configuration)")
+	f.StringVar(&o.spec.Bank, "pcr-bank", "", "hash algorithm of the bank (default: pcr_bank of the configuration)")
+	noCompletion(cmd, "pcrs")
+	cmd.RegisterFlagCompletionFunc("pcr-bank", cobra.FixedCompletions([]cobra.Completion{"sha256", "sha384", "sha512", "sha1"}, cobra.ShellCompDirectiveNoFileComp))
+	o.eventLogFlag(cmd)
+	o.flags(cmd, true, true, false)
+	return cmd
+}
+
+func (a *app) pcrUnbind() *cobra.Command {
+	o := &pcrFlags{}
+	cmd := a.pcrVerb(&cobra.Command{
+		Use:   "unbind",
+		Short: "Take a token's binding away",
+		Long: `Make a token, and all its keys, independent of PCRs. Needs the SO PIN, and the user
+PIN where one is set, and that the token opens at present. An interrupted run
+leaves every key usable; run it again.`,
+		Example: "  icn-p11 pcr unbind node",
+	}, o, a.unbind)
+	cmd.Flags().BoolVar(&o.force, "force", false, "also where the token needs no PIN")
+	o.flags(cmd, true, true, false)
+	return cmd
+}
+
+func (a *app) pcrRebind() *cobra.Command {
+	o := &pcrFlags{}
+	cmd := a.pcrVerb(&cobra.Command{
+		Use:   "rebind",
+		Short: "Approve the PCR values of now, and predicted ones",
+		Long: `Approve the values that the PCRs have now instead of those before: after an update
+of firmware or boot loader. With --predict, before the update, approve the state
+with those values as well; after it "pcr confirm" withdraws the old one.
+The SO PIN is enough. One file is replaced, whatever the number of keys.`,
+		Example: `  icn-p11 pcr rebind node
+  icn-p11 pcr rebind node --predict 7=65caf8dd1e0ea7a6347b635d2b379c93b9a1351edc2afc3ecda700e534eb3068`,
+	}, o, a.rebind)
+	cmd.Flags().StringArrayVar(&o.predict, "predict", nil, "a value that a PCR will have, as N=HEX; for several PCRs several times")
+	noCompletion(cmd, "predict")
+	o.eventLogFlag(cmd)
+	o.flags(cmd, true, false, false)
+	return cmd
+}
+
+func (a *app) pcrConfirm() *cobra.Command {
+	o := &pcrFlags{}
+	cmd := a.pcrVerb(&cobra.Command{
+		Use:   "confirm",
+		Short: "Withdraw every approved state but the present one",
+		Long: `After an update that "pcr rebind --predict" has announced: withdraw the approval of
+the state before it. The SO PIN is enough.`,
+		Example: "  icn-p11 pcr confirm node",
+	}, o, a.confirmBinding)
+	o.flags(cmd, true, false, false)
+	return cmd
+}
+
+// bindingResult is what the verbs that change a binding print.
+type bindingResult struct {
+	Serial    string `json:"serial"`
+	Label     string `json:"label"`
+	Bound     bool   `json:"bound"`
+	Bank      string `json:"pcr_bank,omitempty"`
+	PCRs      []int  `json:"pcrs,omitempty"`
+	Approvals int    `json:"approved_states"`     // in how many the token opens
+	EventLog  string `json:"event_log,omitempty"` // why it is not kept
+	DryRun    bool   `json:"dry_run,omitempty"`
+}
+
+// rebinding is one change of a binding.
+type rebinding struct {
+	userPIN bool // is needed, where one is set
+	// check tells what is wrong with the change before a PIN is asked for; b is
+	// the binding that there is, nil for none, now the values of its PCRs.
+	check func(b *sealstore.Binding, now [][]byte) error
+	do    func(tok *sealstore.Token, user, so []byte) error
+}
+
+// changeBinding makes a change of a token's binding, or rehearses it.
+func (p *place) changeBinding(t sealstore.TokenInfo, c change, r rebinding) error {
+	if c.dryRun {
+		if err := p.changeable(t, sealstore.SO); err != nil {
+			return err
+		}
+	}
 	tok, err := p.store.Token(t.Serial)
 	if err != nil {
 		return err
 	}
-	// Nobody should type PINs to hear that the TPM is missing.
-	if _, err := p.tpm.Parent(); err != nil {
-		return explain(err)
+	// Nobody should type PINs to hear that the TPM is missing, or that nothing
+	// is bound.
+	if err := p.checkBinding(tok, r); err != nil || c.dryRun {
+		return p.bindingFailure(t, err)
 	}
-	so, err := o.so.Read("SO PIN", false)
+	so, err := c.so.Read("SO PIN", false)
 	if err != nil {
 		return err
 	}
 	defer so.Destroy()
-	var user []byte
-	if t.UserPIN {
-		b, err := o.user.Read("user PIN", false)
-		if err != nil {
+	var user *secmem.Buffer
+	if t.UserPIN && r.userPIN {
+		if user, err = c.user.Read("user PIN", false); err != nil {
 			return err
 		}
-		defer b.Destroy()
-		user = b.Bytes()
+		defer user.Destroy()
 	}
-	return change(tok, user, so.Bytes())
+	return p.bindingFailure(t, r.do(tok, user.Bytes(), so.Bytes()))
 }
 
-func (a *app) pcrBind(p *place, t sealstore.TokenInfo, o pcrFlags) error {
+func (p *place) checkBinding(tok *sealstore.Token, r rebinding) error {
+	_, end := p.progress(atTPM)
+	defer end()
+	defer p.tpm.Release()
+	if _, err := p.tpm.Parent(); err != nil {
+		return err
+	}
+	b, now, err := tok.Binding()
+	if err != nil {
+		return err
+	}
+	return r.check(b, now)
+}
+
+func isBound(b *sealstore.Binding, _ [][]byte) error {
+	if b == nil {
+		return sealstore.ErrUnbound
+	}
+	return nil
+}
+
+func isOpen(b *sealstore.Binding, now [][]byte) error {
+	if err := isBound(b, now); err != nil || b.Open(now) {
+		return err
+	}
+	return b.Mismatch(now)
+}
+
+func (a *app) bind(p *place, t sealstore.TokenInfo, o pcrFlags) error {
 	if o.spec.PCRs == nil {
 		o.spec.PCRs = p.cfg.PCRs
 	}
@@ -139,59 +237,107 @@ func (a *app) pcrBind(p *place, t sealstore.TokenInfo, o pcrFlags) error {
 	if err := o.spec.Check(); err != nil {
 		return usageError{err}
 	}
-	return p.pins(t, o, func(tok *sealstore.Token, user, so []byte) error {
-		if err := tok.Bind(user, so, o.spec, nil); err != nil {
-			return p.bindingFailure(t, err)
-		}
-		a.keepBootLog(tok, o.eventLog)
-		a.note("Token %s is bound to PCRs %s of the %s bank, as they are now", printable(t.Label), numbers(slices.Sorted(slices.Values(o.spec.PCRs))), o.spec.Bank)
-		return nil
+	r := bindingResult{Serial: t.Serial, Label: t.Label, Bound: true, Bank: o.spec.Bank,
+		PCRs: slices.Sorted(slices.Values(o.spec.PCRs)), Approvals: 1, DryRun: o.dryRun}
+	err := p.changeBinding(t, o.change, rebinding{
+		userPIN: true,
+		check: func(*sealstore.Binding, [][]byte) error {
+			_, err := p.tpm.PCRs(r.Bank, r.PCRs)
+			return err
+		},
+		do: func(tok *sealstore.Token, user, so []byte) error {
+			step, end := p.progress("Binding")
+			defer end()
+			if err := tok.Bind(user, so, o.spec, step); err != nil {
+				return err
+			}
+			r.EventLog = a.keepBootLog(tok, o.eventLog)
+			return nil
+		},
 	})
+	if err != nil {
+		return err
+	}
+	return a.outcome(o.change, r, "Token %s is bound to PCRs %s of the %s bank, as they are now", printable(t.Label), numbers(r.PCRs), r.Bank)
 }
 
-func (a *app) pcrUnbind(p *place, t sealstore.TokenInfo, o pcrFlags) error {
+func (a *app) unbind(p *place, t sealstore.TokenInfo, o pcrFlags) error {
 	if t.NoPIN && !o.force {
 		return fmt.Errorf("token %s needs no PIN: without its binding, whoever starts this machine with any system can sign; "+
 			"give it a PIN (icn-p11 pin %s --unblock), or insist with --force", printable(t.Label), t.Serial)
 	}
-	return p.pins(t, o, func(tok *sealstore.Token, user, so []byte) error {
-		if err := tok.Unbind(user, so, nil); err != nil {
-			return p.bindingFailure(t, err)
-		}
-		a.note("Token %s is not bound to PCRs any more", printable(t.Label))
-		return nil
+	err := p.changeBinding(t, o.change, rebinding{
+		userPIN: true,
+		check:   isOpen,
+		do: func(tok *sealstore.Token, user, so []byte) error {
+			step, end := p.progress("Unbinding")
+			defer end()
+			return tok.Unbind(user, so, step)
+		},
 	})
+	if err != nil {
+		return err
+	}
+	return a.outcome(o.change, bindingResult{Serial: t.Serial, Label: t.Label, DryRun: o.dryRun}, "Token %s is not bound to PCRs any more", printable(t.Label))
 }
 
-func (a *app) pcrRebind(p *place, t sealstore.TokenInfo, o pcrFlags) error {
+func (a *app) rebind(p *place, t sealstore.TokenInfo, o pcrFlags) error {
 	predicted, err := predictions(o.predict)
 	if err != nil {
 		return err
 	}
-	t.UserPIN = false // not asked for
-	return p.pins(t, o, func(tok *sealstore.Token, _, so []byte) error {
-		if err := tok.Rebind(so, predicted); err != nil {
-			return p.bindingFailure(t, err)
-		}
-		a.keepBootLog(tok, o.eventLog)
-		if len(predicted) > 0 {
-			a.note("Token %s opens now and in the predicted state; after the update: icn-p11 pcr confirm %s", printable(t.Label), t.Serial)
-		} else {
-			a.note("Token %s is bound to its PCRs as they are now", printable(t.Label))
-		}
-		return nil
+	r := bindingResult{Serial: t.Serial, Label: t.Label, Bound: true, Approvals: 1, DryRun: o.dryRun}
+	err = p.changeBinding(t, o.change, rebinding{
+		check: func(b *sealstore.Binding, now [][]byte) error {
+			if err := isBound(b, now); err != nil {
+				return err
+			}
+			r.Bank, r.PCRs = b.Bank, b.PCRs
+			if len(predicted) == 0 {
+				return nil
+			}
+			r.Approvals = 2
+			_, err := b.Predict(now, predicted)
+			return err
+		},
+		do: func(tok *sealstore.Token, _, so []byte) error {
+			_, end := p.progress(atTPM)
+			defer end()
+			if err := tok.Rebind(so, predicted); err != nil {
+				return err
+			}
+			r.EventLog = a.keepBootLog(tok, o.eventLog)
+			return nil
+		},
 	})
+	if err != nil {
+		return err
+	}
+	if len(predicted) > 0 {
+		return a.outcome(o.change, r, "Token %s opens now and in the predicted state; after the update: icn-p11 pcr confirm %s", printable(t.Label), t.Serial)
+	}
+	return a.outcome(o.change, r, "Token %s is bound to its PCRs as they are now", printable(t.Label))
 }
 
-func (a *app) pcrConfirm(p *place, t sealstore.TokenInfo, o pcrFlags) error {
-	t.UserPIN = false // not asked for
-	return p.pins(t, o, func(tok *sealstore.Token, _, so []byte) error {
-		if err := tok.ConfirmBinding(so); err != nil {
-			return p.bindingFailure(t, err)
-		}
-		a.note("Token %s opens in the present state alone", printable(t.Label))
-		return nil
+func (a *app) confirmBinding(p *place, t sealstore.TokenInfo, o pcrFlags) error {
+	r := bindingResult{Serial: t.Serial, Label: t.Label, Bound: true, Approvals: 1, DryRun: o.dryRun}
+	err := p.changeBinding(t, o.change, rebinding{
+		check: func(b *sealstore.Binding, now [][]byte) error {
+			if b != nil {
+				r.Bank, r.PCRs = b.Bank, b.PCRs
+			}
+			return isOpen(b, now)
+		},
+		do: func(tok *sealstore.Token, _, so []byte) error {
+			_, end := p.progress(atTPM)
+			defer end()
+			return tok.ConfirmBinding(so)
+		},
 	})
+	if err != nil {
+		return err
+	}
+	return a.outcome(o.change, r, "Token %s opens in the present state alone", printable(t.Label))
 }
 
 // predictions reads N=HEX.
@@ -215,6 +361,8 @@ func predictions(args []string) (map[int][]byte, error) {
 // bindingFailure explains why a binding could not be changed.
 func (p *place) bindingFailure(t sealstore.TokenInfo, err error) error {
 	switch {
+	case err == nil:
+		return nil
 	case errors.Is(err, sealstore.ErrAuth) && strings.Contains(err.Error(), "user PIN"):
 		return p.pinFailure("user", err)
 	case errors.Is(err, sealstore.ErrAuth):
@@ -226,15 +374,18 @@ func (p *place) bindingFailure(t sealstore.TokenInfo, err error) error {
 }
 
 // keepBootLog keeps the event log beside the token, to compare a later boot
-// with it. It only informs, so that without one everything else works.
-func (a *app) keepBootLog(tok *sealstore.Token, path string) {
+// with it, or tells why not. It only informs, so that without one everything
+// else works.
+func (a *app) keepBootLog(tok *sealstore.Token, path string) (why string) {
 	data, err := readBootLog(path)
 	if err == nil {
 		err = tok.SaveBootLog(data)
 	}
-	if err != nil {
-		a.note("The firmware's event log is not kept, so that later changes will not be explained: %v", err)
+	if err == nil {
+		return ""
 	}
+	a.note("The firmware's event log is not kept, so that later changes will not be explained: %v", err)
+	return err.Error()
 }
 
 func readBootLog(path string) ([]byte, error) {
@@ -344,8 +495,10 @@ func (s *bindingState) explain(tok *sealstore.Token, b *sealstore.Binding, now [
 	return nil
 }
 
-func (a *app) pcrShow(p *place, t sealstore.TokenInfo, o pcrFlags) error {
+func (a *app) showBinding(p *place, t sealstore.TokenInfo, o pcrFlags) error {
+	_, end := p.progress(atTPM)
 	s, err := p.binding(t, o.eventLog)
+	end()
 	if err != nil {
 		return explain(err)
 	}

@@ -21,8 +21,12 @@ const (
 // told how much of it is done, end that all of it is, or that it has failed.
 // What takes less than a second shows nothing, and so does what has no
 // terminal to show it on, or prints JSON. While a question is open on the
-// terminal no progress may run.
+// terminal no progress may run, and its end comes before what is printed. Inside
+// another one it is part of that.
 func (a *app) progress(what string) (step func(done, total int), end func()) {
+	if a.bar.running() { // one line is enough
+		return a.bar.step, func() {}
+	}
 	f, ok := a.err.(*os.File)
 	if !ok || a.asJSON || !term.IsTerminal(int(f.Fd())) {
 		return func(int, int) {}, func() {}
@@ -77,6 +81,18 @@ func (b *bar) step(done, total int) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.done, b.total = done, total
+}
+
+func (b *bar) running() bool {
+	if b == nil {
+		return false
+	}
+	select {
+	case <-b.stop:
+		return false
+	default:
+		return true
+	}
 }
 
 // end takes the bar away; it may be called again.

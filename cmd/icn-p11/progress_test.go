@@ -7,11 +7,15 @@ import (
 	"os"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
 
+	"github.com/google/go-tpm/tpm2"
 	"golang.org/x/sys/unix"
+
+	"github.com/InterCooperative-Network/icn-p11/internal/swtpmtest"
 )
 
 func TestBarLine(t *testing.T) {
@@ -175,5 +179,75 @@ func TestProgressIsForTerminals(t *testing.T) {
 	piped, err := io.ReadAll(r)
 	if err != nil || string(piped) != "a note\n" || buf.String() != "a note\n" {
 		t.Errorf("without a terminal: %q and %q, %v", piped, &buf, err)
+	}
+}
+
+// What keeps the TPM busy shows that it does on a terminal, and there alone.
+func TestSlowTPM(t *testing.T) {
+	b := newBench(t)
+	b.must(`
+		init --label node
+		key generate node --label second
+		key generate node --label third`)
+	proxy := swtpmtest.StartProxy(t, b.tpm)
+	if err := writeConf(b.conf, proxy.Device(), b.store); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile("seed", bytes.Repeat([]byte("s"), 32), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	// The bar has come before the slow answer does.
+	const late = barDelay + 5*barTick
+	var first atomic.Bool  // the next command is slow
+	var slow atomic.Uint32 // this command always is
+	proxy.Decide(func(code tpm2.TPMCC, answer []byte) []byte {
+		if first.Swap(false) {
+			time.Sleep(late)
+		}
+		if code == tpm2.TPMCC(slow.Load()) {
+			time.Sleep(late / 3)
+		}
+		return answer
+	})
+	for _, c := range []struct {
+		command string
+		slow    tpm2.TPMCC // 0: the first
+		what    string
+		note    string // the last line; "" for none
+	}{
+		{"init --label slower", tpm2.TPMCCCreate, atTPM + " ", "Key icn-identity, sealed to the TPM at " + proxy.Device()},
+		{"key generate node --label fourth", 0, atTPM + " ", "in token node"},
+		{"import node seed --label imported", 0, atTPM + " ", "into token node"},
+		{"pcr bind node --event-log nowhere", tpm2.TPMCCCreate, "Binding [", "as they are now"},
+		{"pcr show node", 0, atTPM + " ", ""},
+		{"pcr unbind node", tpm2.TPMCCCreate, "Unbinding [", "not bound to PCRs any more"},
+		{"token rename node other", 0, atTPM + " ", "is called other"},
+		{"show other", 0, atTPM + " ", ""},
+		{"list", 0, atTPM + " ", ""},
+		{"srk persist", 0, atTPM + " ", "Name 000b"},
+		{"doctor", 0, "Checking ", ""},
+	} {
+		args := b.withPINs(strings.Fields(c.command))
+		first.Store(c.slow == 0)
+		slow.Store(uint32(c.slow))
+		var stdout bytes.Buffer
+		out := shown(t, func(program *os.File) { run(args, &stdout, program) })
+		if !strings.Contains(out, "\r"+c.what) {
+			t.Errorf("%s: no progress in %q", c.command, out)
+		}
+		if got := screen(strings.TrimSuffix(out, "\r\n")); !strings.Contains(got, c.note) || c.note == "" && got != "" || strings.Contains(got, c.what) {
+			t.Errorf("%s: the terminal shows %q", c.command, got)
+		}
+		if strings.Contains(stdout.String(), c.what) {
+			t.Errorf("%s: progress in the output: %q", c.command, &stdout)
+		}
+	}
+	first.Store(true)
+	if status, stdout, stderr := b.run("did", "other"); status != exitOK || stderr != "" || strings.Count(stdout, "\n") != 1 {
+		t.Errorf("without a terminal: status %d, %q, %q", status, stdout, stderr)
+	}
+	first.Store(true)
+	if out := shown(t, func(program *os.File) { run([]string{"show", "other", "--json"}, io.Discard, program) }); out != "" {
+		t.Errorf("with --json: %q", out)
 	}
 }

@@ -17,6 +17,7 @@ import (
 	"github.com/InterCooperative-Network/icn-p11/internal/did"
 	"github.com/InterCooperative-Network/icn-p11/internal/sshsig"
 	"github.com/InterCooperative-Network/icn-p11/p11"
+	"github.com/InterCooperative-Network/icn-p11/sealstore"
 )
 
 // maxMessage is the largest file that is signed, in bytes: Ed25519 needs it
@@ -69,6 +70,36 @@ func readMessage(path string) ([]byte, error) {
 	return data, err
 }
 
+// signResult is what sign prints.
+type signResult struct {
+	keyRow
+	Format    string `json:"format"`
+	Signature []byte `json:"signature,omitempty"` // in base64
+}
+
+func (f *sigFlags) result(k tokenKey, sig []byte, dryRun bool) signResult {
+	r := signResult{k.row(), f.form, sig}
+	r.DryRun = dryRun
+	return r
+}
+
+// wouldSign runs f on a key if a login could sign with it: for dry runs.
+func (a *app) wouldSign(token, key string, f func(k tokenKey) error) error {
+	p, t, err := a.openToken(token)
+	if err != nil {
+		return err
+	}
+	defer p.tpm.Close()
+	if err := p.usable(t, sealstore.User); err != nil {
+		return err
+	}
+	k, err := p.publicKey(t, key)
+	if err != nil {
+		return err
+	}
+	return f(k)
+}
+
 func (a *app) signCommand() *cobra.Command {
 	var c change
 	var f sigFlags
@@ -79,6 +110,8 @@ func (a *app) signCommand() *cobra.Command {
 		Long: `Sign a file with a key of a token, and print the signature: one that
 "ssh-keygen -Y verify" checks, or the 64 bytes of Ed25519. FILE may be - for
 standard input. The user PIN is needed.`,
+		Example: `  icn-p11 sign node release.tar --out release.tar.sig
+  icn-p11 sign node message --format raw --key mail >message.sig`,
 		Args:              tokenAnd("FILE"),
 		ValidArgsFunction: tokenThenFile,
 		RunE: a.does(func(cmd *cobra.Command, args []string) error {
@@ -90,8 +123,8 @@ standard input. The user PIN is needed.`,
 				return err
 			}
 			if c.dryRun {
-				return a.one([]string{args[0], keyName}, func(k tokenKey) error {
-					return a.outcome(c, k.row(), "Key %s signs %s", printable(k.label), args[1])
+				return a.wouldSign(args[0], keyName, func(k tokenKey) error {
+					return a.outcome(c, f.result(k, nil, true), "Key %s signs %s", printable(k.label), args[1])
 				})
 			}
 			p, t, err := a.openToken(args[0])
@@ -126,11 +159,7 @@ standard input. The user PIN is needed.`,
 				_, err = a.out.Write(sig)
 			}
 			if err == nil && c.json {
-				err = a.json(struct {
-					keyRow
-					Format    string `json:"format"`
-					Signature []byte `json:"signature"` // in base64
-				}{k.row(), f.form, sig})
+				err = a.json(f.result(k, sig, false))
 			}
 			return err
 		}),
@@ -153,6 +182,7 @@ func (a *app) verifyCommand() *cobra.Command {
 		Long: `Check a detached signature of a file against a DID, or a public key in a file (PEM,
 or a line of authorized_keys). Needs no token. FILE may be - for standard input.
 The exit status is 1 if the signature is wrong.`,
+		Example: "  icn-p11 verify release.tar --signature release.tar.sig --did did:icn:zFVen3X669xLzsi6N2V91DoiyzHzg1uAgqiT8jZ9nS96Z",
 		Args: func(_ *cobra.Command, args []string) error {
 			if len(args) != 1 {
 				return usage("one FILE is expected")
@@ -253,20 +283,23 @@ func trustedKey(didText, path string) (ed25519.PublicKey, error) {
 }
 
 func (a *app) didResolve() *cobra.Command {
-	var form string
+	var f formFlags
 	cmd := &cobra.Command{
 		Use:   "resolve DID",
 		Short: "Print the public key that a DID stands for",
+		Long: `Print the public key that a DID stands for: in hexadecimal digits, or as pem
+(SubjectPublicKeyInfo), ssh (a line of authorized_keys) or jwk (RFC 8037). Needs
+no token.`,
+		Example: "  icn-p11 did resolve did:icn:zFVen3X669xLzsi6N2V91DoiyzHzg1uAgqiT8jZ9nS96Z --format pem",
 		Args: func(_ *cobra.Command, args []string) error {
 			if len(args) != 1 {
 				return usage("one DID is expected")
 			}
 			return nil
 		},
-		RunE: a.does(func(_ *cobra.Command, args []string) error {
-			write, ok := publicForms[form]
-			if !ok {
-				return usage("--format is none of pem, ssh, hex, jwk, did")
+		RunE: a.does(func(cmd *cobra.Command, args []string) error {
+			if err := f.check(cmd); err != nil {
+				return err
 			}
 			k := tokenKey{}
 			var err error
@@ -274,15 +307,16 @@ func (a *app) didResolve() *cobra.Command {
 				return usageError{err}
 			}
 			k.label = strings.TrimPrefix(args[0], did.Prefix)
-			b, err := write(k)
+			if !f.json {
+				return a.publish(k, f.form)
+			}
+			forms, err := k.forms()
 			if err != nil {
 				return err
 			}
-			_, err = a.out.Write(b)
-			return err
+			return a.json(forms)
 		}),
 	}
-	cmd.Flags().StringVar(&form, "format", "hex", "hex, pem, ssh, jwk or did")
-	cmd.RegisterFlagCompletionFunc("format", cobra.FixedCompletions([]cobra.Completion{"hex", "pem", "ssh", "jwk", "did"}, cobra.ShellCompDirectiveNoFileComp))
+	f.on(cmd, "hex")
 	return cmd
 }

@@ -54,52 +54,47 @@ func (a *app) srkCommand() *cobra.Command {
 time. A persistent one at key_handle saves that time, and is needed where the
 TPM's owner hierarchy has a password.`,
 	},
-		a.srkShowCommand(),
-		a.srkVerb("persist", "Make the storage root key persistent",
-			`Make the storage root key persistent at key_handle. It is no error if it is there
-already. Another object there is never overwritten.`, a.srkPersist),
-		a.srkVerb("evict", "Remove the persistent storage root key",
-			`Remove the storage root key from key_handle. Tokens lose nothing by it: the TPM
-creates the same key again. Another object there is never removed.`, a.srkEvict),
+		a.srkShow(),
+		a.srkPersist(),
+		a.srkEvict(),
 	)
 }
 
-func (a *app) srkVerb(verb, short, long string, run func(*place, *passwordFlag) error) *cobra.Command {
+// srkVerb makes cmd a verb of srk.
+func (a *app) srkVerb(cmd *cobra.Command, run func(*place, *passwordFlag) error) *cobra.Command {
 	owner := ownerFlag()
-	cmd := &cobra.Command{
-		Use:   verb,
-		Short: short,
-		Long:  long,
-		Args:  noArgs,
-		RunE: a.does(func(*cobra.Command, []string) error {
-			p, err := a.open()
-			if err != nil {
-				return err
-			}
-			defer p.tpm.Close()
-			return explain(run(p, owner))
-		}),
-	}
+	cmd.Args = noArgs
+	cmd.RunE = a.does(func(*cobra.Command, []string) error {
+		p, err := a.open()
+		if err != nil {
+			return err
+		}
+		defer p.tpm.Close()
+		return explain(run(p, owner))
+	})
 	owner.on(cmd)
 	return cmd
 }
 
-func (a *app) srkShowCommand() *cobra.Command {
+func (a *app) srkShow() *cobra.Command {
 	var asJSON bool
-	cmd := a.srkVerb("show", "Show the storage root key and what is sealed under it",
-		`Show what is at key_handle, whether it is the storage root key that this TPM
+	cmd := a.srkVerb(&cobra.Command{
+		Use:   "show",
+		Short: "Show the storage root key and what is sealed under it",
+		Long: `Show what is at key_handle, whether it is the storage root key that this TPM
 creates, and which tokens were sealed under which key. Where the owner hierarchy
 has a password, that key is only known with it.`,
-		func(p *place, owner *passwordFlag) error {
-			d, err := p.srk(owner)
-			if err != nil {
-				return err
-			}
-			if asJSON {
-				return a.json(d)
-			}
-			return d.print(a.out)
-		})
+		Example: "  icn-p11 srk show",
+	}, func(p *place, owner *passwordFlag) error {
+		d, err := p.srk(owner)
+		if err != nil {
+			return err
+		}
+		if asJSON {
+			return a.json(d)
+		}
+		return d.print(a.out)
+	})
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
 	return cmd
 }
@@ -137,12 +132,7 @@ type srkToken struct {
 }
 
 func (p *place) srk(owner *passwordFlag) (*srkDetails, error) {
-	password, err := owner.read(false)
-	if err != nil {
-		return nil, err
-	}
-	defer password.Destroy()
-	s, err := p.tpm.RootKey(password.Bytes())
+	s, err := p.rootState(owner)
 	if err != nil {
 		return nil, err
 	}
@@ -208,49 +198,144 @@ func (d *srkDetails) print(out io.Writer) error {
 
 // ownerPassword reads the owner's password, by a prompt if the TPM wants one
 // and no source was named.
-func (p *place) ownerPassword(owner *passwordFlag) (*secmem.Buffer, error) {
-	s, err := p.tpm.RootKey(nil)
+func (p *place) ownerPassword(owner *passwordFlag) (tpm.RootState, *secmem.Buffer, error) {
+	s, err := p.rootKey(nil)
 	if err != nil {
-		return nil, err
+		return s, nil, err
 	}
 	p.tpm.Release() // somebody may have to type
-	return owner.read(s.OwnerPassword)
+	password, err := owner.read(s.OwnerPassword)
+	return s, password, err
 }
 
-func (a *app) srkPersist(p *place, owner *passwordFlag) error {
-	password, err := p.ownerPassword(owner)
+func (p *place) rootKey(password []byte) (tpm.RootState, error) {
+	_, end := p.progress(atTPM)
+	defer end()
+	return p.tpm.RootKey(password)
+}
+
+// rootChange is what srk persist and srk evict print.
+type rootChange struct {
+	Handle   string `json:"key_handle"`
+	Name     string `json:"name,omitempty"` // of the storage root key, as far as it is known
+	Changed  bool   `json:"changed"`        // it was not so already
+	Password bool   `json:"owner_password_set"`
+	DryRun   bool   `json:"dry_run,omitempty"`
+}
+
+func (a *app) srkPersist() *cobra.Command {
+	var c change
+	cmd := a.srkVerb(&cobra.Command{
+		Use:   "persist",
+		Short: "Make the storage root key persistent",
+		Long: `Make the storage root key persistent at key_handle. It is no error if it is there
+already. Another object there is never overwritten.`,
+		Example: `  icn-p11 srk persist
+  icn-p11 srk persist --owner-auth-source file:owner-password`,
+	}, func(p *place, owner *passwordFlag) error {
+		r, err := p.persist(owner, c.dryRun)
+		if err != nil {
+			return err
+		}
+		return a.outcome(c, r, "%s", r.persisted())
+	})
+	c.flags(cmd, false, false, false)
+	return cmd
+}
+
+// persist makes the storage root key persistent, or finds out whether it could.
+func (p *place) persist(owner *passwordFlag, dryRun bool) (r rootChange, err error) {
+	r = rootChange{Handle: fmt.Sprintf("0x%08x", p.cfg.KeyHandle), DryRun: dryRun}
+	if dryRun {
+		s, err := p.rootState(owner)
+		if err != nil {
+			return r, err
+		}
+		r.Name, r.Changed, r.Password = hex.EncodeToString(s.Derived), s.Name == nil, s.OwnerPassword
+		return r, p.tpm.Foreign(&s)
+	}
+	s, password, err := p.ownerPassword(owner)
 	if err != nil {
-		return err
+		return r, err
 	}
 	defer password.Destroy()
+	_, end := p.progress(atTPM)
+	defer end()
 	name, done, err := p.tpm.Persist(password.Bytes())
-	if err != nil {
-		return err
-	}
-	if done {
-		a.note("The storage root key is persistent at 0x%08x now, Name %x", p.cfg.KeyHandle, name)
-	} else {
-		a.note("The storage root key is at 0x%08x already, Name %x", p.cfg.KeyHandle, name)
-	}
-	return nil
+	r.Name, r.Changed, r.Password = hex.EncodeToString(name), done, s.OwnerPassword
+	return r, err
 }
 
-func (a *app) srkEvict(p *place, owner *passwordFlag) error {
-	password, err := p.ownerPassword(owner)
+// rootState looks at the storage root key with the owner's password only where
+// its source was named.
+func (p *place) rootState(owner *passwordFlag) (s tpm.RootState, err error) {
+	password, err := owner.read(false)
 	if err != nil {
-		return err
+		return s, err
 	}
 	defer password.Destroy()
-	done, err := p.tpm.Evict(password.Bytes())
-	switch {
-	case err != nil:
-		return err
-	case !done:
-		a.note("There is nothing at 0x%08x", p.cfg.KeyHandle)
-	case password.Bytes() != nil:
-		a.note("Nothing is at 0x%08x any more. The owner hierarchy has a password, so no token can be used until \"icn-p11 srk persist\"", p.cfg.KeyHandle)
-	default:
-		a.note("Nothing is at 0x%08x any more; the storage root key is created when it is needed", p.cfg.KeyHandle)
+	return p.rootKey(password.Bytes())
+}
+
+func (r rootChange) persisted() string {
+	name := ""
+	if r.Name != "" {
+		name = ", Name " + r.Name
 	}
-	return nil
+	if !r.Changed {
+		return fmt.Sprintf("The storage root key is at %s already%s", r.Handle, name)
+	}
+	return fmt.Sprintf("The storage root key is persistent at %s now%s", r.Handle, name)
+}
+
+func (a *app) srkEvict() *cobra.Command {
+	var c change
+	cmd := a.srkVerb(&cobra.Command{
+		Use:   "evict",
+		Short: "Remove the persistent storage root key",
+		Long: `Remove the storage root key from key_handle. Tokens lose nothing by it: the TPM
+creates the same key again. Another object there is never removed.`,
+		Example: "  icn-p11 srk evict --dry-run",
+	}, func(p *place, owner *passwordFlag) error {
+		r, err := p.evict(owner, c.dryRun)
+		if err != nil {
+			return err
+		}
+		return a.outcome(c, r, "%s", r.evicted())
+	})
+	c.flags(cmd, false, false, false)
+	return cmd
+}
+
+func (p *place) evict(owner *passwordFlag, dryRun bool) (r rootChange, err error) {
+	r = rootChange{Handle: fmt.Sprintf("0x%08x", p.cfg.KeyHandle), DryRun: dryRun}
+	if dryRun {
+		s, err := p.rootState(owner)
+		if err != nil {
+			return r, err
+		}
+		r.Name, r.Changed, r.Password = hex.EncodeToString(s.Name), s.Name != nil, s.OwnerPassword
+		s.Password = false // it can go all the same
+		return r, p.tpm.Foreign(&s)
+	}
+	s, password, err := p.ownerPassword(owner)
+	if err != nil {
+		return r, err
+	}
+	defer password.Destroy()
+	_, end := p.progress(atTPM)
+	defer end()
+	r.Changed, err = p.tpm.Evict(password.Bytes())
+	r.Name, r.Password = hex.EncodeToString(s.Name), s.OwnerPassword
+	return r, err
+}
+
+func (r rootChange) evicted() string {
+	switch {
+	case !r.Changed:
+		return "There is nothing at " + r.Handle
+	case r.Password:
+		return fmt.Sprintf("Nothing is at %s any more. The owner hierarchy has a password, so no token can be used until \"icn-p11 srk persist\"", r.Handle)
+	}
+	return fmt.Sprintf("Nothing is at %s any more; the storage root key is created when it is needed", r.Handle)
 }

@@ -20,10 +20,14 @@ import (
 // the module, which has a connection of its own; a TPM that lets one program
 // in at a time must be left before the module starts.
 type place struct {
-	cfg   *config.Config
-	tpm   *tpm.TPM
-	store *sealstore.Store
+	cfg      *config.Config
+	tpm      *tpm.TPM
+	store    *sealstore.Store
+	progress func(what string) (step func(done, total int), end func())
 }
+
+// atTPM is what a command is at that asks the TPM for this and that.
+const atTPM = "Waiting for the TPM"
 
 // open reads the configuration. It touches neither the TPM nor the store.
 func (a *app) open() (*place, error) {
@@ -44,7 +48,15 @@ func (a *app) openWith(cfg *config.Config) (*place, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &place{cfg, dev, sealstore.Open(cfg.SealedBlobDir, dev, log)}, nil
+	return &place{cfg, dev, sealstore.Open(cfg.SealedBlobDir, dev, log), a.progress}, nil
+}
+
+// reachable finds out whether the TPM is there and has a storage root key.
+func (p *place) reachable() error {
+	_, end := p.progress(atTPM)
+	defer end()
+	_, err := p.tpm.Parent()
+	return explain(err)
 }
 
 // slots tells where applications find the tokens.
@@ -85,6 +97,8 @@ func (p *place) findDID(arg string, tokens []sealstore.TokenInfo) (sealstore.Tok
 	if err != nil {
 		return sealstore.TokenInfo{}, usageError{err}
 	}
+	_, end := p.progress(atTPM)
+	defer end()
 	m, err := startModule()
 	if err != nil {
 		return sealstore.TokenInfo{}, err

@@ -2,6 +2,7 @@ package main
 
 import (
 	"bufio"
+	"bytes"
 	"errors"
 	"fmt"
 	"os"
@@ -49,7 +50,7 @@ func (c *change) flags(cmd *cobra.Command, so, user, asks bool) {
 	f.BoolVar(&c.json, "json", false, "print JSON")
 }
 
-// report prints what was done, or would be: as JSON, else as the note.
+// outcome prints what was done, or would be: as JSON, else as the note.
 func (a *app) outcome(c change, result any, note string, args ...any) error {
 	if c.json {
 		return a.json(result)
@@ -92,6 +93,7 @@ func (a *app) tokenRename() *cobra.Command {
 		Use:               "rename TOKEN LABEL",
 		Short:             "Give a token another label",
 		Long:              `Give a token another label. The SO PIN is needed; serial number, keys and DID stay.`,
+		Example:           "  icn-p11 token rename node gateway",
 		Args:              tokenAnd("LABEL"),
 		ValidArgsFunction: completeToken,
 		RunE: a.does(func(_ *cobra.Command, args []string) error {
@@ -107,17 +109,19 @@ func (a *app) tokenRename() *cobra.Command {
 			if err := p.unused(label, t.Serial); err != nil {
 				return err
 			}
-			if !c.dryRun {
-				err := p.withSO(t, c, func(so []byte) error {
+			if c.dryRun {
+				err = p.changeable(t, sealstore.SO)
+			} else {
+				err = p.withSO(t, c, func(so []byte) error {
 					tok, err := p.store.Token(t.Serial)
 					if err != nil {
 						return err
 					}
 					return tok.Rename(so, label)
 				})
-				if err != nil {
-					return err
-				}
+			}
+			if err != nil {
+				return err
 			}
 			return a.outcome(c, tokenResult{t.Serial, label, c.dryRun}, "Token %s is called %s", t.Serial, printable(label))
 		}),
@@ -133,6 +137,8 @@ func (a *app) tokenDelete() *cobra.Command {
 		Short: "Delete a token with all its keys",
 		Long: `Delete a token with all its keys, certificates and data, for good: its identity is
 lost unless a backup holds it. The SO PIN is needed.`,
+		Example: `  icn-p11 token delete node --dry-run
+  icn-p11 token delete node --yes --so-pin-source file:so-pin`,
 		Args:              oneToken,
 		ValidArgsFunction: completeToken,
 		RunE: a.does(func(_ *cobra.Command, args []string) error {
@@ -141,16 +147,18 @@ lost unless a backup holds it. The SO PIN is needed.`,
 				return err
 			}
 			defer p.tpm.Close()
-			if !c.dryRun {
+			if c.dryRun {
+				err = p.changeable(t, sealstore.SO)
+			} else {
 				if !c.yes {
 					if err := confirm(fmt.Sprintf("Token %s with all its keys will be gone for good.", printable(t.Label)), t.Serial); err != nil {
 						return err
 					}
 				}
-				err := p.withSO(t, c, func(so []byte) error { return p.store.Delete(t.Serial, so) })
-				if err != nil {
-					return err
-				}
+				err = p.withSO(t, c, func(so []byte) error { return p.store.Delete(t.Serial, so) })
+			}
+			if err != nil {
+				return err
 			}
 			return a.outcome(c, tokenResult{t.Serial, t.Label, c.dryRun}, "Token %s, serial number %s, is deleted", printable(t.Label), t.Serial)
 		}),
@@ -187,17 +195,71 @@ func (a *app) openToken(arg string) (*place, sealstore.TokenInfo, error) {
 	return p, t, nil
 }
 
-// withSO runs what needs the SO PIN.
+// usable tells why a PIN would not open a token, as far as that shows without
+// one: for dry runs.
+func (p *place) usable(t sealstore.TokenInfo, by sealstore.Role) error {
+	_, end := p.progress(atTPM)
+	defer end()
+	defer p.tpm.Release()
+	return explain(p.closed(t, by))
+}
+
+// changeable is usable for what changes a token, which must be possible too.
+func (p *place) changeable(t sealstore.TokenInfo, by sealstore.Role) error {
+	tok, err := p.store.Token(t.Serial)
+	if err == nil {
+		err = tok.Writable()
+	}
+	if err != nil {
+		return explain(err)
+	}
+	return p.usable(t, by)
+}
+
+func (p *place) closed(t sealstore.TokenInfo, by sealstore.Role) error {
+	if by == sealstore.User && !t.UserPIN && !t.NoPIN {
+		return sealstore.ErrNoPIN
+	}
+	parent, err := p.tpm.Parent()
+	if err != nil {
+		return err
+	}
+	if !bytes.Equal(parent, t.Parent) {
+		return sealstore.ErrParent
+	}
+	l, err := p.tpm.Lockout()
+	switch {
+	case err != nil:
+		return err
+	case l.InLockout && (by == sealstore.SO || t.UserPIN):
+		return sealstore.ErrLockout
+	case by == sealstore.SO:
+		return nil // that seal is not bound to PCRs
+	}
+	tok, err := p.store.Token(t.Serial)
+	if err != nil {
+		return err
+	}
+	b, now, err := tok.Binding()
+	if err == nil && b != nil && !b.Open(now) {
+		err = b.Mismatch(now)
+	}
+	return err
+}
+
+// withSO runs what needs the SO PIN, and asks nothing else.
 func (p *place) withSO(t sealstore.TokenInfo, c change, f func(so []byte) error) error {
 	// Nobody should type a PIN to hear that the TPM is missing.
-	if _, err := p.tpm.Parent(); err != nil {
-		return explain(err)
+	if err := p.reachable(); err != nil {
+		return err
 	}
 	so, err := c.so.Read("SO PIN", false)
 	if err != nil {
 		return err
 	}
 	defer so.Destroy()
+	_, end := p.progress(atTPM)
+	defer end()
 	if err := f(so.Bytes()); err != nil {
 		return p.pinFailure("SO", err)
 	}
