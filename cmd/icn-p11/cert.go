@@ -272,7 +272,7 @@ type certRow struct {
 	Until   time.Time `json:"not_after"`
 	Key     string    `json:"key,omitempty"` // label of the key in the token
 	DryRun  bool      `json:"dry_run,omitempty"`
-	id      []byte
+	id, der []byte
 }
 
 func (a *app) certImport() *cobra.Command {
@@ -441,7 +441,7 @@ func (a *app) certExport() *cobra.Command {
 		Use:   "export TOKEN [CERT]",
 		Short: "Print certificates of a token",
 		Long: `Print the certificates of a token as PEM: all, or those with the label or the ID
-CERT. Needs no PIN.`,
+CERT. Those of the token's keys come first. Needs no PIN.`,
 		Example: `  icn-p11 cert export node >node.crt
   icn-p11 cert export node --json`,
 		Args:              tokenAndOne("CERT"),
@@ -453,40 +453,9 @@ CERT. Needs no PIN.`,
 			}
 			defer p.tpm.Close()
 			var rows []certRow
-			var text []byte
-			err = p.inModule(t, func(m *module, s p11.SessionHandle) error {
-				keys, err := m.keys(s)
-				if err != nil {
-					return explain(err)
-				}
-				found, err := m.find(s, p11.Attribute{Type: p11.CKA_CLASS, Value: ulong(p11.CKO_CERTIFICATE)})
-				if err != nil {
-					return explain(err)
-				}
-				for _, o := range found {
-					r, err := m.row(s, o)
-					if err != nil {
-						return explain(err)
-					}
-					if want := optional(args); want != "" && want != r.Label && strings.ToLower(want) != r.ID {
-						continue
-					}
-					der, err := m.attribute(s, o, p11.CKA_VALUE)
-					if err != nil {
-						return explain(err)
-					}
-					c, err := x509.ParseCertificate(der)
-					if err != nil {
-						return fmt.Errorf("certificate %s: %w", printable(r.Label), err)
-					}
-					row := certRow{Label: r.Label, ID: r.ID, Subject: c.Subject.String(), Issuer: c.Issuer.String(), Until: c.NotAfter}
-					if k := keyOf(c, keys); k != nil {
-						row.Key = k.label
-					}
-					rows = append(rows, row)
-					text = append(text, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})...)
-				}
-				return nil
+			err = p.inModule(t, func(m *module, s p11.SessionHandle) (err error) {
+				rows, err = m.certificates(s, optional(args))
+				return explain(err)
 			})
 			switch {
 			case err != nil:
@@ -496,12 +465,62 @@ CERT. Needs no PIN.`,
 			case asJSON:
 				return a.json(rows)
 			}
+			var text []byte
+			for _, r := range rows {
+				text = append(text, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: r.der})...)
+			}
 			_, err = a.out.Write(text)
 			return err
 		}),
 	}
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print what they say as JSON instead")
 	return cmd
+}
+
+// certificates lists those of a token with a label or an ID, or all; a chain
+// begins with the certificate of the token's key.
+func (m *module) certificates(s p11.SessionHandle, want string) ([]certRow, error) {
+	keys, err := m.keys(s)
+	if err != nil {
+		return nil, err
+	}
+	found, err := m.find(s, p11.Attribute{Type: p11.CKA_CLASS, Value: ulong(p11.CKO_CERTIFICATE)})
+	if err != nil {
+		return nil, err
+	}
+	var rows []certRow
+	for _, o := range found {
+		r, err := m.row(s, o)
+		if err != nil {
+			return nil, err
+		}
+		if want != "" && want != r.Label && strings.ToLower(want) != r.ID {
+			continue
+		}
+		der, err := m.attribute(s, o, p11.CKA_VALUE)
+		if err != nil {
+			return nil, err
+		}
+		c, err := x509.ParseCertificate(der)
+		if err != nil {
+			return nil, fmt.Errorf("certificate %s: %w", printable(r.Label), err)
+		}
+		row := certRow{Label: r.Label, ID: r.ID, Subject: c.Subject.String(), Issuer: c.Issuer.String(), Until: c.NotAfter, der: der}
+		if k := keyOf(c, keys); k != nil {
+			row.Key = k.label
+		}
+		rows = append(rows, row)
+	}
+	last := func(r certRow) int {
+		if r.Key == "" {
+			return 1
+		}
+		return 0
+	}
+	slices.SortFunc(rows, func(a, b certRow) int {
+		return cmp.Or(last(a)-last(b), strings.Compare(a.Label, b.Label), strings.Compare(a.ID, b.ID), bytes.Compare(a.der, b.der))
+	})
+	return rows, nil
 }
 
 func noCertificate(t sealstore.TokenInfo, want string) error {

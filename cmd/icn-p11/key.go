@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"cmp"
 	"crypto/ed25519"
 	"crypto/sha256"
 	"crypto/x509"
@@ -69,7 +70,7 @@ func (k publicKey) fingerprint() string {
 	return ssh.FingerprintSHA256(key)
 }
 
-// keys lists the Ed25519 public keys of a token.
+// keys lists the Ed25519 public keys of a token, by label.
 func (m *module) keys(s p11.SessionHandle) ([]tokenKey, error) {
 	found, err := m.find(s, p11.Attribute{Type: p11.CKA_CLASS, Value: ulong(p11.CKO_PUBLIC_KEY)},
 		p11.Attribute{Type: p11.CKA_KEY_TYPE, Value: ulong(p11.CKK_EC_EDWARDS)})
@@ -84,6 +85,9 @@ func (m *module) keys(s p11.SessionHandle) ([]tokenKey, error) {
 		}
 		keys = append(keys, k)
 	}
+	slices.SortFunc(keys, func(a, b tokenKey) int {
+		return cmp.Or(strings.Compare(a.label, b.label), bytes.Compare(a.id, b.id))
+	})
 	return keys, nil
 }
 

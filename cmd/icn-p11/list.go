@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"crypto/x509"
 	"encoding/hex"
 	"encoding/json"
@@ -8,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"slices"
+	"strings"
 	"text/tabwriter"
 	"time"
 
@@ -366,6 +368,9 @@ func (p *place) details(t sealstore.TokenInfo) (d details, why error) {
 		}
 		d.Objects = append(d.Objects, r)
 	}
+	slices.SortStableFunc(d.Objects, func(a, b objectRow) int {
+		return cmp.Or(-strings.Compare(a.Class, b.Class), strings.Compare(a.Label, b.Label), strings.Compare(a.ID, b.ID))
+	})
 	return d, nil
 }
 
