@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Runs the commands of the documents as they stand there: each block that is
 # marked sh, in order, as a user of the installed module would on a terminal.
-# Blocks marked console need hardware, and are not run.
+# Blocks marked console need hardware, and are not run. Documents that need no
+# installed module run in cmd/icn-p11/docs_run_test.go instead.
 # shellcheck source-path=SCRIPTDIR source=../../lib.sh
 . "$(dirname "$0")/../../lib.sh"
 docs=$ROOT/docs
