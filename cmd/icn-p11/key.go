@@ -406,17 +406,23 @@ func (a *app) keyRename() *cobra.Command {
 			if err := checkLabel("LABEL", label, 255); err != nil {
 				return err
 			}
-			return a.changeKey(args, c, nil, "Key %s is called "+strings.ReplaceAll(printable(label), "%", "%%"), func(m *module, s p11.SessionHandle, k tokenKey) error {
-				all, err := m.halves(s, k, p11.CKO_PRIVATE_KEY, p11.CKO_PUBLIC_KEY, p11.CKO_CERTIFICATE)
-				if err != nil {
-					return err
-				}
-				for _, o := range all {
-					if err := m.SetAttributeValue(s, o, []p11.Attribute{{Type: p11.CKA_LABEL, Value: []byte(label)}}); err != nil {
+			return a.changeKey(args, c, keyChange{
+				label: label,
+				note: func(k tokenKey) string {
+					return fmt.Sprintf("Key %s is called %s", printable(k.label), printable(label))
+				},
+				do: func(m *module, s p11.SessionHandle, k tokenKey) error {
+					all, err := m.halves(s, k, p11.CKO_PRIVATE_KEY, p11.CKO_PUBLIC_KEY, p11.CKO_CERTIFICATE)
+					if err != nil {
 						return err
 					}
-				}
-				return nil
+					for _, o := range all {
+						if err := m.SetAttributeValue(s, o, []p11.Attribute{{Type: p11.CKA_LABEL, Value: []byte(label)}}); err != nil {
+							return err
+						}
+					}
+					return nil
+				},
 			})
 		}),
 	}
@@ -435,25 +441,28 @@ needed.`,
 		Args:              tokenAnd("KEY"),
 		ValidArgsFunction: completeToken,
 		RunE: a.does(func(_ *cobra.Command, args []string) error {
-			sure := func(k tokenKey) error {
-				if c.yes {
-					return nil
-				}
-				return confirm(fmt.Sprintf("Key %s, %s, will be gone for good.", printable(k.label), k.did()), "delete")
-			}
-			return a.changeKey(args, c, sure, "Key %s is deleted", func(m *module, s p11.SessionHandle, k tokenKey) error {
-				// The private half first: what is left of an interrupted run can
-				// be deleted by running it again.
-				all, err := m.halves(s, k, p11.CKO_PRIVATE_KEY, p11.CKO_CERTIFICATE, p11.CKO_PUBLIC_KEY)
-				if err != nil {
-					return err
-				}
-				for _, o := range all {
-					if err := m.DestroyObject(s, o); err != nil {
+			return a.changeKey(args, c, keyChange{
+				sure: func(k tokenKey) error {
+					if c.yes {
+						return nil
+					}
+					return confirm(fmt.Sprintf("Key %s, %s, will be gone for good.", printable(k.label), k.did()), "delete")
+				},
+				note: func(k tokenKey) string { return fmt.Sprintf("Key %s is deleted", printable(k.label)) },
+				do: func(m *module, s p11.SessionHandle, k tokenKey) error {
+					// The private half first: what is left of an interrupted run can
+					// be deleted by running it again.
+					all, err := m.halves(s, k, p11.CKO_PRIVATE_KEY, p11.CKO_CERTIFICATE, p11.CKO_PUBLIC_KEY)
+					if err != nil {
 						return err
 					}
-				}
-				return nil
+					for _, o := range all {
+						if err := m.DestroyObject(s, o); err != nil {
+							return err
+						}
+					}
+					return nil
+				},
 			})
 		}),
 	}
@@ -461,25 +470,28 @@ needed.`,
 	return cmd
 }
 
-// changeKey runs what changes the key that args mean, or says that it would.
-// sure, which may be nil, asks whether that is meant.
-func (a *app) changeKey(args []string, c change, sure func(k tokenKey) error, note string, f func(m *module, s p11.SessionHandle, k tokenKey) error) error {
+// keyChange is a change of a key that is there.
+type keyChange struct {
+	label string                 // that it has afterwards; "" for the one that it has
+	sure  func(k tokenKey) error // asks whether that is meant; nil does not
+	note  func(k tokenKey) string
+	do    func(m *module, s p11.SessionHandle, k tokenKey) error
+}
+
+// changeKey makes a change of the key that args mean, or says that it would.
+func (a *app) changeKey(args []string, c change, x keyChange) error {
 	p, t, err := a.openToken(args[0])
 	if err != nil {
 		return err
 	}
 	defer p.tpm.Close()
-	var k tokenKey
-	find := func(m *module, s p11.SessionHandle) (err error) {
-		k, err = m.key(s, t, args[1])
-		return explain(err)
-	}
 	// Nobody should type a PIN to hear that there is no such key.
-	if err := p.inModule(t, find); err != nil {
+	k, err := p.publicKey(t, args[1])
+	if err != nil {
 		return err
 	}
-	if !c.dryRun && sure != nil {
-		if err := sure(k); err != nil {
+	if !c.dryRun && x.sure != nil {
+		if err := x.sure(k); err != nil {
 			return err
 		}
 	}
@@ -487,22 +499,22 @@ func (a *app) changeKey(args []string, c change, sure func(k tokenKey) error, no
 		err = p.changeable(t, sealstore.User)
 	} else {
 		err = p.asUser(t, c.user, func(m *module, s p11.SessionHandle) error {
-			meant := k.publicKey
-			if err := find(m, s); err != nil {
+			now, err := m.key(s, t, args[1])
+			if err != nil {
 				return err
 			}
-			if k.public != meant.public {
-				return fmt.Errorf("key %s is another one since: nothing was done", printable(meant.label))
+			if now.public != k.public {
+				return fmt.Errorf("key %s is another one since: nothing was done", printable(k.label))
 			}
-			return f(m, s, k)
+			return x.do(m, s, now)
 		})
 	}
 	if err != nil {
 		return err
 	}
 	r := k.row()
-	r.DryRun = c.dryRun
-	return a.outcome(c, r, note, printable(k.label))
+	r.Label, r.DryRun = cmp.Or(x.label, k.label), c.dryRun
+	return a.outcome(c, r, "%s", x.note(k))
 }
 
 // The forms in which a public key is published.
