@@ -54,6 +54,18 @@ func message(namespace, hash string, data []byte) ([]byte, error) {
 	return append([]byte(magic), ssh.Marshal(signed{namespace, "", hash, digest})...), nil
 }
 
+// Namespace recognises what a key signs for an SSH signature, and gives the
+// namespace in it: an agent sees this message, not the data.
+func Namespace(message []byte) (namespace string, ok bool) {
+	body, ok := bytes.CutPrefix(message, []byte(magic))
+	var s signed
+	if !ok || ssh.Unmarshal(body, &s) != nil || !bytes.Equal(ssh.Marshal(s), body) {
+		return "", false
+	}
+	size := map[string]int{"sha512": sha512.Size, "sha256": sha256.Size}[s.Hash]
+	return s.Namespace, s.Namespace != "" && s.Reserved == "" && size != 0 && len(s.Digest) == size
+}
+
 // Sign makes an armoured signature of data; sign signs a message with the key
 // whose public half is public. A namespace keeps signatures for one purpose
 // from being taken for another: it must not be empty; that of files is "file".

@@ -3,6 +3,7 @@ package sshsig
 import (
 	"bytes"
 	"crypto/ed25519"
+	"crypto/sha512"
 	"encoding/pem"
 	"os"
 	"os/exec"
@@ -115,6 +116,61 @@ func TestOpenSSH(t *testing.T) {
 			t.Errorf("%s: another key: %x", hash, got)
 		}
 	}
+}
+
+func TestNamespace(t *testing.T) {
+	for _, hash := range []string{"sha256", "sha512"} {
+		m, err := message("git", hash, []byte("data"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if ns, ok := Namespace(m); ns != "git" || !ok {
+			t.Errorf("%s: %q, %v", hash, ns, ok)
+		}
+		for i := range m {
+			if _, ok := Namespace(m[:i]); ok {
+				t.Errorf("%s: recognised in its first %d bytes", hash, i)
+			}
+		}
+		if _, ok := Namespace(append(m, 0)); ok {
+			t.Errorf("%s: recognised with a byte behind it", hash)
+		}
+	}
+	digest := make([]byte, sha512.Size)
+	for what, s := range map[string]signed{
+		"no namespace":     {"", "", "sha512", digest},
+		"reserved":         {"git", "x", "sha512", digest},
+		"another hash":     {"git", "", "sha1", digest[:20]},
+		"digest too short": {"git", "", "sha512", digest[:32]},
+	} {
+		if _, ok := Namespace(append([]byte(magic), ssh.Marshal(s)...)); ok {
+			t.Errorf("%s: recognised", what)
+		}
+	}
+}
+
+// Every message of an SSH signature reads back as one.
+func FuzzNamespace(f *testing.F) {
+	for _, hash := range []string{"sha256", "sha512"} {
+		m, err := message("git", hash, []byte("data"))
+		if err != nil {
+			f.Fatal(err)
+		}
+		f.Add(m)
+	}
+	f.Fuzz(func(t *testing.T, m []byte) {
+		ns, ok := Namespace(m)
+		if !ok {
+			return
+		}
+		var s signed
+		if err := ssh.Unmarshal(m[len(magic):], &s); err != nil || s.Namespace != ns {
+			t.Fatalf("%q: %v", ns, err)
+		}
+		if again := append([]byte(magic), ssh.Marshal(s)...); !bytes.Equal(again, m) {
+			t.Errorf("%x is written %x", m, again)
+		}
+	})
 }
 
 func FuzzVerify(f *testing.F) {
