@@ -10,6 +10,7 @@ libdir  ?= $(PREFIX)/lib
 datadir ?= $(PREFIX)/share
 mandir  ?= $(datadir)/man
 docdir  ?= $(datadir)/doc/icn-p11
+unitdir ?= $(PREFIX)/lib/systemd/user
 # A distribution's p11-kit reads /usr/share and /etc, whatever the prefix here.
 p11kitdir ?= $(if $(filter-out /usr,$(PREFIX)),/etc/pkcs11/modules,$(datadir)/p11-kit/modules)
 
@@ -69,6 +70,12 @@ install: all
 	printf '# Ed25519 keys sealed to a TPM 2.0; see p11-kit.conf(5)\nmodule: %s\n' '$(abspath $(libdir))/pkcs11/icn-p11.so' \
 		> '$(DESTDIR)$(p11kitdir)/icn-p11.module'
 	$(INSTALL) -m 0644 icn-p11.conf.example '$(DESTDIR)$(docdir)/icn-p11.conf.example'
+	@set -e; for unit in dist/systemd/*; do \
+		case $$unit in *.conf) dir='$(DESTDIR)$(docdir)' ;; *) dir='$(DESTDIR)$(unitdir)' ;; esac; \
+		echo "sed s:/usr/local/bin:$(bindir): $$unit > $$dir/$${unit##*/}"; \
+		$(INSTALL) -d "$$dir"; \
+		sed 's:/usr/local/bin:$(bindir):' "$$unit" > "$$dir/$${unit##*/}"; chmod 0644 "$$dir/$${unit##*/}"; \
+	done
 	@set -e; for page in docs/man/*.[157]; do \
 		[ -e "$$page" ] || continue; \
 		dir='$(DESTDIR)$(mandir)'/man$${page##*.}; \

@@ -20,7 +20,7 @@ import (
 
 // documents are those whose commands TestDocuments runs. test/interop has the
 // others, which need the installed module or a newer OpenSSL.
-var documents = []string{"usage.md"}
+var documents = []string{"usage.md", "fleet.md"}
 
 // A block of a document that is run. Besides what is marked sh, a document may
 // have these comments on lines of their own, which no reader sees:
@@ -104,7 +104,8 @@ func script(all []block, dir string) (text string, compared []printed) {
 	var s strings.Builder
 	at := func(line int) { fmt.Fprintf(&s, "echo %d >%s/line\n", line, dir) }
 	for _, b := range all {
-		fmt.Fprintf(&s, "export HOME=%s\n", filepath.Join(dir, b.machine))
+		home := filepath.Join(dir, b.machine)
+		fmt.Fprintf(&s, "export HOME=%s XDG_RUNTIME_DIR=%s\n", home, home)
 		if !b.console {
 			at(b.line)
 			fmt.Fprintln(&s, strings.Join(b.lines, "\n"))

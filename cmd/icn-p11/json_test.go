@@ -47,7 +47,9 @@ var unseen = map[string][]string{
 }
 
 // elsewhere are verbs whose JSON other tests look at.
-var elsewhere = []string{}
+var elsewhere = []string{
+	"agent", // TestAgentOfSystemd
+}
 
 // With --json, each verb prints one document, whose fields are those that the
 // manual names.
@@ -134,6 +136,12 @@ func TestJSON(t *testing.T) {
 	do(exitOK, "cert import", "node", "certificate")
 	do(exitOK, "cert export", "node")
 	do(exitOK, "show", "node")
+
+	other := otherAgent(t)
+	do(exitOK, "agent list", "--socket", other)
+	do(exitOK, "agent sign", "message", "--socket", other)
+	fail(exitFailed, "agent list", "--socket", "nowhere")
+	fail(exitFailed, "agent sign", "nothing", "--socket", other)
 
 	do(exitOK, "pcr show", "node")
 	do(exitOK, "pcr bind", "node", "--event-log", "nowhere")

@@ -28,11 +28,15 @@ type module struct {
 
 // startModule starts it without the settings of single tokens: they are for
 // applications, and who administers a token sees it as it is recorded.
-func startModule() (*module, error) {
+func startModule() (*module, error) { return startModuleWith(func(*config.Config) {}) }
+
+// startModuleWith is startModule with a change of the configuration.
+func startModuleWith(change func(*config.Config)) (*module, error) {
 	cfg, err := config.Load()
 	if err != nil {
 		return nil, err
 	}
+	change(cfg)
 	cfg.Tokens = nil
 	m := &module{p11.NewModule(), sealstore.Open(cfg.SealedBlobDir, nil, nil)}
 	if err := m.Open(cfg); err != nil {

@@ -6,7 +6,7 @@ set -euo pipefail
 cd "$(dirname "$0")/../.."
 
 suite=trixie
-packages=openssl,pkcs11-provider,opensc,p11-kit,p11-kit-modules,gnutls-bin,nginx-light,swtpm,iproute2,util-linux,procps,ca-certificates,expect,tpm2-tools,tpm2-abrmd,dbus
+packages=openssl,pkcs11-provider,opensc,p11-kit,p11-kit-modules,gnutls-bin,nginx-light,swtpm,iproute2,util-linux,procps,ca-certificates,expect,tpm2-tools,tpm2-abrmd,dbus,openssh-client,openssh-server,git
 cache=${XDG_CACHE_HOME:-$HOME/.cache}/icn-p11
 root=$cache/$suite
 
@@ -31,7 +31,7 @@ usable() {
         chroot "$root" /usr/bin/env PATH=/usr/sbin:/usr/bin:/sbin:/bin bash -c '
             openssl version && nginx -v && swtpm --version && ip -V && p11tool --version &&
             test -e /usr/lib/*/ossl-modules/pkcs11.so &&
-            command -v pkcs11-tool p11-kit certtool gnutls-serv gnutls-cli expect tpm2 tpm2-abrmd dbus-daemon' >/dev/null 2>&1
+            command -v pkcs11-tool p11-kit certtool gnutls-serv gnutls-cli expect tpm2 tpm2-abrmd dbus-daemon ssh sshd git' >/dev/null 2>&1
 }
 if ! usable; then
     echo "making a Debian $suite root in $root"
