@@ -1,6 +1,7 @@
 package tpm
 
 import (
+	"bytes"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -19,10 +20,13 @@ type command struct {
 	code    tpm2.TPMCC
 	handles []tpm2.TPMHandle
 	names   []tpm2.TPM2BName // of the handles
-	params  []byte           // in secret memory; encrypted in place
+	// open: the first handle needs an authorisation of its own, and its value
+	// is empty; the session is for the second.
+	open   bool
+	params []byte // in secret memory; encrypted in place
 }
 
-// exec runs a command that s alone authorises (Part 1, 18 and 19). It gives
+// exec runs a command that s authorises (Part 1, 18 and 19). It gives
 // the answer's parameters, decrypted in page, which may be the page that
 // holds the command's.
 func (t *TPM) exec(c command, s *warmSession, page []byte) (out []byte, err error) {
@@ -44,7 +48,11 @@ func (t *TPM) execute(c command, s *warmSession, page []byte) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	area := tpm2.Marshal(*auth)
+	var area []byte
+	if c.open {
+		area = tpm2.Marshal(tpm2.TPMSAuthCommand{Handle: tpm2.TPMRSPW})
+	}
+	area = append(area, tpm2.Marshal(*auth)...)
 	frame := make([]byte, 0, 10+4*len(c.handles)+4+len(area)+len(c.params))
 	frame = binary.BigEndian.AppendUint16(frame, uint16(tpm2.TPMSTSessions))
 	frame = binary.BigEndian.AppendUint32(frame, uint32(cap(frame)))
@@ -63,6 +71,12 @@ func (t *TPM) execute(c command, s *warmSession, page []byte) ([]byte, error) {
 	params, auths, err := splitAnswer(answer)
 	if err != nil {
 		return nil, err
+	}
+	if c.open {
+		var ok bool
+		if auths, ok = bytes.CutPrefix(auths, passwordAnswer); !ok {
+			return nil, errFrame
+		}
 	}
 	validation, err := tpm2.Unmarshal[tpm2.TPMSAuthResponse](auths)
 	if err != nil {
@@ -86,6 +100,10 @@ func (t *TPM) execute(c command, s *warmSession, page []byte) ([]byte, error) {
 	}
 	return out, nil
 }
+
+// passwordAnswer is what an answer says of an authorisation by password
+// (Part 1, 18.4): no nonce, continueSession, no HMAC.
+var passwordAnswer = []byte{0, 0, 1, 0, 0}
 
 // splitAnswer takes an answer with sessions and without handles apart: its
 // parameters and its authorisation area. A response code that is not success

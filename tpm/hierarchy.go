@@ -52,9 +52,15 @@ func (t *TPM) withPassword(password []byte, f func(*warmSession) error) (err err
 
 // createRoot makes a key of the SRK's template in a hierarchy.
 func (t *TPM) createRoot(hierarchy tpm2.TPMHandle, auth tpm2.Session) (*rootKey, error) {
+	return t.createPrimary(hierarchy, tpm2.ECCSRKTemplate, auth)
+}
+
+// createPrimary makes the key that follows from a template and the seed of a
+// hierarchy, without an authorisation value.
+func (t *TPM) createPrimary(hierarchy tpm2.TPMHandle, template tpm2.TPMTPublic, auth tpm2.Session) (*rootKey, error) {
 	r, err := tpm2.CreatePrimary{
 		PrimaryHandle: tpm2.AuthHandle{Handle: hierarchy, Auth: auth},
-		InPublic:      tpm2.New2B(tpm2.ECCSRKTemplate),
+		InPublic:      tpm2.New2B(template),
 	}.Execute(t.link)
 	if err != nil {
 		return nil, err

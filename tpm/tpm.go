@@ -442,10 +442,14 @@ func (t *TPM) unusable(why string) {
 
 // readRoot reads the object at KeyHandle; nil if there is none.
 func (t *TPM) readRoot() (*rootKey, error) {
-	h := t.keyHandle()
-	if h == 0 {
+	if t.keyHandle() == 0 {
 		return nil, nil
 	}
+	return t.readKey(t.keyHandle())
+}
+
+// readKey reads the persistent object at a handle; nil if there is none.
+func (t *TPM) readKey(h tpm2.TPMHandle) (*rootKey, error) {
 	r, err := tpm2.ReadPublic{ObjectHandle: h}.Execute(t.link)
 	if errors.Is(err, tpm2.TPMRCHandle) || errors.Is(err, tpm2.TPMRCValue) {
 		return nil, nil
@@ -458,7 +462,7 @@ func (t *TPM) readRoot() (*rootKey, error) {
 		err = checkName(public, r.Name)
 	}
 	if err != nil {
-		return nil, fmt.Errorf("reading the key at 0x%08x: %w", t.cfg.KeyHandle, err)
+		return nil, fmt.Errorf("reading the key at 0x%08x: %w", uint32(h), err)
 	}
 	return &rootKey{handle: h, name: r.Name, public: *public}, nil
 }
@@ -1007,7 +1011,7 @@ func undecodable(err error) bool {
 	if errors.As(err, &rc) || errors.As(err, &fmt1) || errors.As(err, &system) {
 		return false
 	}
-	return !slices.ContainsFunc([]error{sealstore.ErrParent, sealstore.ErrBlob, sealstore.ErrIntegrity, sealstore.ErrPCR, errNoPCR},
+	return !slices.ContainsFunc([]error{sealstore.ErrParent, sealstore.ErrBlob, sealstore.ErrIntegrity, sealstore.ErrPCR, errNoPCR, ErrEndorsement, ErrCredential},
 		func(known error) bool { return errors.Is(err, known) })
 }
 

@@ -60,6 +60,12 @@ func ListenPair(t testing.TB) (first, second net.Listener) {
 
 func start(t testing.TB, port int) *TPM {
 	t.Helper()
+	return startFrom(t, port, func(string) {})
+}
+
+// startFrom starts a TPM whose state directory prepare fills.
+func startFrom(t testing.TB, port int, prepare func(dir string)) *TPM {
+	t.Helper()
 	// t.TempDir is too long for the address of a Unix socket in some tests.
 	dir, err := os.MkdirTemp("", "tpm")
 	if err != nil {
@@ -73,6 +79,7 @@ func start(t testing.TB, port int) *TPM {
 		}
 		os.RemoveAll(dir)
 	})
+	prepare(dir)
 	s.start()
 	return s
 }
