@@ -464,6 +464,20 @@ func TestActivatedSecretIsNotOnTheBus(t *testing.T) {
 	})
 }
 
+// hostileRSA is an endorsement key that is none.
+func hostileRSA(exponent uint32, modulus []byte) []byte {
+	public := tpm2.RSAEKTemplate
+	public.Parameters = tpm2.NewTPMUPublicParms(tpm2.TPMAlgRSA, &tpm2.TPMSRSAParms{
+		Symmetric: tpm2.TPMTSymDefObject{
+			Algorithm: tpm2.TPMAlgAES, KeyBits: tpm2.NewTPMUSymKeyBits(tpm2.TPMAlgAES, tpm2.TPMKeyBits(128)),
+			Mode: tpm2.NewTPMUSymMode(tpm2.TPMAlgAES, tpm2.TPMAlgCFB),
+		},
+		KeyBits: 2048, Exponent: exponent,
+	})
+	public.Unique = tpm2.NewTPMUPublicID(tpm2.TPMAlgRSA, &tpm2.TPM2BPublicKeyRSA{Buffer: modulus})
+	return tpm2.Marshal(public)
+}
+
 func TestMalformedEndorsementKey(t *testing.T) {
 	d := open(t, swtpmtest.Start(t).Device())
 	e, public := endorsement(t, d)
@@ -477,6 +491,9 @@ func TestMalformedEndorsementKey(t *testing.T) {
 	for what, ek := range map[string][]byte{
 		"none": nil, "cut": e.Public[:len(e.Public)-1], "leftovers": append(bytes.Clone(e.Public), 0),
 		"a signing key": tpm2.Marshal(signing), "no point of the curve": tpm2.Marshal(off),
+		"an RSA key of nothing": hostileRSA(0, bytes.Repeat([]byte{0}, 256)), "an even modulus": hostileRSA(0, append(bytes.Repeat([]byte{0xff}, 255), 0xfe)),
+		"a short modulus": hostileRSA(0, []byte{0x0b}), "an empty modulus": hostileRSA(0, nil), "exponent 1": hostileRSA(1, bytes.Repeat([]byte{0xff}, 256)),
+		"an even exponent": hostileRSA(2, bytes.Repeat([]byte{0xff}, 256)),
 	} {
 		if _, err := tpm.Credential(ek, p, secret()); err == nil {
 			t.Errorf("%s: a credential was made", what)
