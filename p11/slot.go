@@ -418,10 +418,6 @@ func (m *Module) InitToken(id SlotID, pin []byte, label [32]byte) error {
 	if !utf8.ValidString(name) || strings.ContainsRune(name, 0) {
 		return CKR_ARGUMENTS_BAD
 	}
-	if err := l.cfg.Unsupported(); err != nil {
-		l.log.Error("token not made", "error", err)
-		return &coded{CKR_FUNCTION_FAILED, err}
-	}
 	// Until the slot is known to hold the new token.
 	l.refresh.Lock()
 	defer l.refresh.Unlock()

@@ -146,9 +146,6 @@ func (d *doctor) configuration(a *app) *place {
 		"platform_binding %t, pcrs %v, pcr_bank %s, attestation %t, log_level %s, log_file %s",
 		source, device, cfg.KeyHandle, cfg.SealedBlobDir, int(cfg.AutoLockTimeout.Seconds()), cfg.ECPointEncoding, cfg.FreeSlot,
 		cfg.PlatformBinding, cfg.PCRs, cfg.PCRBank, cfg.Attestation, strings.ToLower(cfg.LogLevel.String()), logTo)
-	if err := cfg.Unsupported(); err != nil {
-		d.add("configuration", resultWarn, "until then no token can be made", "%v", err)
-	}
 	return p
 }
 

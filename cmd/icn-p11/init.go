@@ -118,9 +118,6 @@ func (a *app) init(o initFlags) error {
 		return err
 	}
 	defer p.tpm.Close()
-	if err := p.cfg.Unsupported(); err != nil {
-		return fmt.Errorf("no token made: %w", err)
-	}
 	if err := p.unused(o.label, ""); err != nil {
 		return err
 	}

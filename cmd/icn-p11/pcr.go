@@ -282,7 +282,7 @@ func (a *app) unbind(p *place, t sealstore.TokenInfo, o pcrFlags) error {
 }
 
 func (a *app) rebind(p *place, t sealstore.TokenInfo, o pcrFlags) error {
-	predicted, err := predictions(o.predict)
+	predicted, err := pcrValues("--predict", o.predict)
 	if err != nil {
 		return err
 	}
@@ -340,18 +340,18 @@ func (a *app) confirmBinding(p *place, t sealstore.TokenInfo, o pcrFlags) error 
 	return a.outcome(o.change, r, "Token %s opens in the present state alone", printable(t.Label))
 }
 
-// predictions reads N=HEX.
-func predictions(args []string) (map[int][]byte, error) {
+// pcrValues reads N=HEX, as a flag is given it.
+func pcrValues(flag string, args []string) (map[int][]byte, error) {
 	out := map[int][]byte{}
 	for _, s := range args {
 		pcr, value, ok := strings.Cut(s, "=")
 		n, err := strconv.Atoi(pcr)
 		v, herr := hex.DecodeString(value)
 		if !ok || err != nil || herr != nil || len(v) == 0 {
-			return nil, usage("--predict %s: N=HEX is expected, as in 7=65ca…", s)
+			return nil, usage("%s %s: N=HEX is expected, as in 7=65ca…", flag, s)
 		}
 		if out[n] != nil {
-			return nil, usage("--predict: PCR %d is given twice", n)
+			return nil, usage("%s: PCR %d is given twice", flag, n)
 		}
 		out[n] = v
 	}

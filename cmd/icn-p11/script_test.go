@@ -23,9 +23,16 @@ func TestMain(m *testing.M) {
 
 // Keys of what a script's own commands need.
 const (
-	tpmKey  = "tpm"
+	rackKey = "rack"
 	testKey = "test"
 )
+
+// rack is what the machines of a script are in.
+type rack struct {
+	machines map[string]*swtpmtest.TPM
+	at       *swtpmtest.TPM // of the machine that the script is on
+	maker    *swtpmtest.Maker
+}
 
 // The scripts run the command over a software TPM that each has for itself.
 // They have these commands besides testscript's own:
@@ -34,6 +41,11 @@ const (
 //	tpm start    with the state that it had
 //	tpm other    another TPM in its place
 //	tpm boot LOG a restart, with the measurements of an event log
+//
+//	machine NAME           from here on another machine, with a TPM and a store
+//	                       of its own; the script begins on one called first
+//	machine NAME certified the same for one whose TPM has a certificate of its
+//	                       maker, who is in the file $EK_CA
 //
 // $SECURE and $INSECURE are event logs of two boots: only the first has Secure
 // Boot on.
@@ -45,7 +57,7 @@ func TestScript(t *testing.T) {
 		Setup: func(env *testscript.Env) error {
 			t := env.T().(testing.TB)
 			tpm := swtpmtest.Start(t)
-			env.Values[testKey], env.Values[tpmKey] = t, tpm
+			env.Values[testKey], env.Values[rackKey] = t, &rack{machines: map[string]*swtpmtest.TPM{"first": tpm}, at: tpm}
 			home := filepath.Join(env.WorkDir, "home")
 			if err := os.Mkdir(home, 0o700); err != nil {
 				return err
@@ -71,7 +83,7 @@ func TestScript(t *testing.T) {
 				if neg || len(args) == 0 {
 					ts.Fatalf("usage: tpm stop|start|other|boot LOG")
 				}
-				tpm := ts.Value(tpmKey).(*swtpmtest.TPM)
+				tpm := ts.Value(rackKey).(*rack).at
 				switch args[0] {
 				case "stop":
 					tpm.Stop()
@@ -88,8 +100,42 @@ func TestScript(t *testing.T) {
 					ts.Fatalf("usage: tpm stop|start|other|boot LOG")
 				}
 			},
+			"machine": func(ts *testscript.TestScript, neg bool, args []string) {
+				if neg || len(args) == 0 || len(args) > 2 || len(args) == 2 && args[1] != "certified" {
+					ts.Fatalf("usage: machine NAME [certified]")
+				}
+				ts.Value(rackKey).(*rack).sit(ts, args[0], len(args) == 2)
+			},
 		},
 	})
+}
+
+// sit goes to a machine, which is set up when it is first gone to.
+func (r *rack) sit(ts *testscript.TestScript, name string, certified bool) {
+	tpm := r.machines[name]
+	conf, store := ts.MkAbs("icn-p11.conf"), ts.MkAbs("store")
+	if name != "first" {
+		conf, store = ts.MkAbs(name+".conf"), ts.MkAbs(name+".store")
+	}
+	if tpm == nil {
+		t := ts.Value(testKey).(testing.TB)
+		if certified {
+			if r.maker == nil {
+				r.maker = swtpmtest.NewMaker(t)
+			}
+			tpm = r.maker.Start()
+			ts.Setenv("EK_CA", r.maker.CA())
+		} else {
+			tpm = swtpmtest.Start(t)
+		}
+		r.machines[name] = tpm
+		ts.Check(writeConf(conf, tpm.Device(), store))
+	}
+	r.at = tpm
+	ts.Setenv("ICN_P11_CONF", conf)
+	ts.Setenv("STORE", store)
+	ts.Setenv("DEVICE", tpm.Device())
+	ts.Setenv("TPM2TOOLS_TCTI", tpm.Device())
 }
 
 func writeConf(path, device, store string) error {

@@ -7,6 +7,8 @@ import (
 	"errors"
 	"fmt"
 
+	"github.com/google/go-tpm/tpm2"
+
 	"github.com/InterCooperative-Network/icn-p11/internal/secmem"
 )
 
@@ -64,6 +66,22 @@ func NewChallenge(data, secret []byte, credential func(ek, name, secret []byte) 
 	}
 	expected := sha256.Sum256(responseMAC(digest, secret))
 	return &Challenge{challengeType, Version, digest, e.ekName, e.akName, c}, &State{stateType, Version, digest, expected[:]}, nil
+}
+
+// For tells whether a challenge is for a machine with these keys, given as
+// TPMT_PUBLIC.
+func (c *Challenge) For(ek, ak []byte) (bool, error) {
+	for _, key := range []struct{ public, name []byte }{{ek, c.EndorsementKey}, {ak, c.AttestationKey}} {
+		public, err := structure[tpm2.TPMTPublic](key.public)
+		if err != nil {
+			return false, err
+		}
+		name, err := tpm2.ObjectName(public)
+		if err != nil || !bytes.Equal(name.Buffer, key.name) {
+			return false, err
+		}
+	}
+	return true, nil
 }
 
 // Respond answers a challenge with the secret that was in it.

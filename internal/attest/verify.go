@@ -22,9 +22,11 @@ import (
 
 // Policy is what a verifier knows already, and asks of evidence.
 type Policy struct {
-	Nonce []byte                       // that was sent to the machine
-	DID   *[ed25519.PublicKeySize]byte // the identity that it should be; nil: any
-	PCRs  map[int][]byte               // values that PCRs should have
+	Nonce []byte // that was sent to the machine
+	// AnyNonce has the nonce not looked at, where it will be later.
+	AnyNonce bool
+	DID      *[ed25519.PublicKeySize]byte // the identity that it should be; nil: any
+	PCRs     map[int][]byte               // values that PCRs should have
 	// CA are the certificates of those whose TPMs are trusted; nil: of nobody.
 	CA  []*x509.Certificate
 	Now time.Time // at which certificates have to be valid
@@ -96,6 +98,16 @@ func (r *Report) proved(id string) bool {
 	return ok && p.Result == Proved
 }
 
+// Count counts the points with a result.
+func (r *Report) Count(result Result) (n int) {
+	for _, p := range r.Points {
+		if p.Result == result {
+			n++
+		}
+	}
+	return n
+}
+
 // add adds a point that is proved unless err says why it has failed.
 func (r *Report) add(id string, err error, text string, args ...any) {
 	if err != nil {
@@ -126,7 +138,11 @@ func Verify(data []byte, policy Policy) *Report {
 	}
 	r.Stated = e.stated(digest)
 
-	r.add("nonce", e.checkNonce(policy.Nonce), "the evidence was made for this nonce")
+	if policy.AnyNonce {
+		r.open("nonce", "that the evidence is fresh: no nonce was named")
+	} else {
+		r.add("nonce", e.checkNonce(policy.Nonce), "the evidence was made for this nonce")
+	}
 	if policy.DID == nil {
 		r.open("did", "that the identity is the expected one: none was named; it is %s", e.DID)
 	} else {

@@ -340,18 +340,6 @@ func (p *parser) line(path ...string) int {
 	return line
 }
 
-// ErrUnsupported is in what [Config.Unsupported] returns.
-var ErrUnsupported = errors.New("not supported by this version")
-
-// Unsupported tells why no token may be made under this configuration: one
-// that asks for a protection which the token would not have.
-func (c *Config) Unsupported() error {
-	if c.Attestation {
-		return fmt.Errorf("attestation = true in %s: attestation is %w; set it to false", c.Source, ErrUnsupported)
-	}
-	return nil
-}
-
 // Binding is what new tokens are bound to, nil for nothing.
 func (c *Config) Binding() *sealstore.BindingSpec {
 	if !c.PlatformBinding {

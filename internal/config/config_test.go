@@ -250,17 +250,6 @@ func TestLogger(t *testing.T) {
 	}
 }
 
-func TestUnsupported(t *testing.T) {
-	c := Default()
-	if err := c.Unsupported(); err != nil {
-		t.Error(err)
-	}
-	c.Attestation = true
-	if err := c.Unsupported(); err == nil {
-		t.Error("attestation passes")
-	}
-}
-
 func TestBinding(t *testing.T) {
 	c, err := Parse("f", []byte("pcrs = [1, 4]\n"))
 	if err != nil || c.Binding() != nil {
