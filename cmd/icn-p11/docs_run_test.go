@@ -29,6 +29,7 @@ var documents = []string{"usage.md", "fleet.md"}
 //	<!-- compare -->  the next block, marked console, is run too: what stands
 //	                  behind "$ " is, and the rest is what it prints, with "…"
 //	                  for anything
+//	<!-- run by X --> what follows, up to the next heading, has a test of its own
 //
 // A machine has a home directory with a configuration, and a TPM of its own.
 // All work in one directory, as if files were carried from one to the other.
@@ -40,13 +41,13 @@ type block struct {
 }
 
 func blocks(text string) (all []block) {
-	machine, compare := "machine", false
+	machine, compare, elsewhere := "machine", false, false
 	var b *block
 	for i, line := range strings.Split(text, "\n") {
 		on := regexp.MustCompile(`^<!-- on (\w+) -->$`).FindStringSubmatch(line)
 		switch {
 		case b != nil && line == "```":
-			if b.line > 0 {
+			if b.line > 0 && !elsewhere {
 				all = append(all, *b)
 			}
 			b = nil
@@ -54,6 +55,10 @@ func blocks(text string) (all []block) {
 			b.lines = append(b.lines, line)
 		case on != nil:
 			machine = on[1]
+		case strings.HasPrefix(line, "<!-- run by "):
+			elsewhere = true
+		case strings.HasPrefix(line, "## "):
+			elsewhere = false
 		case line == "<!-- compare -->":
 			compare = true
 		case line == "```sh":

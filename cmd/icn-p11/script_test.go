@@ -47,6 +47,7 @@ type rack struct {
 //	machine NAME certified the same for one whose TPM has a certificate of its
 //	                       maker, who is in the file $EK_CA
 //
+// $DOCS is the directory of the documents, whose commands some scripts run.
 // $SECURE and $INSECURE are event logs of two boots: only the first has Secure
 // Boot on.
 func TestScript(t *testing.T) {
@@ -71,6 +72,11 @@ func TestScript(t *testing.T) {
 			env.Setenv("STORE", filepath.Join(env.WorkDir, "store"))
 			env.Setenv("DEVICE", tpm.Device())
 			env.Setenv("TPM2TOOLS_TCTI", tpm.Device())
+			docs, err := filepath.Abs("../../docs")
+			if err != nil {
+				return err
+			}
+			env.Setenv("DOCS", docs)
 			env.Setenv("USER_PIN", "user-1234")
 			env.Setenv("SO_PIN", "so-1234")
 			if err := writeBootLogs(env); err != nil {

@@ -168,6 +168,9 @@ func decode(data []byte, into any) error {
 	if len(data) > MaxFile {
 		return fmt.Errorf("it has more than %d KiB", MaxFile>>10)
 	}
+	if len(bytes.TrimSpace(data)) == 0 {
+		return errors.New("it is empty")
+	}
 	d := json.NewDecoder(bytes.NewReader(data))
 	d.DisallowUnknownFields()
 	if err := d.Decode(into); err != nil {
