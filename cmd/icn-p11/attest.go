@@ -276,13 +276,14 @@ func oneFile(_ *cobra.Command, args []string) error {
 func (a *app) attestVerify() *cobra.Command {
 	var f policyFlags
 	var statePath, responsePath string
+	var require []string
 	cmd := &cobra.Command{
 		Use:   "verify FILE --nonce HEX",
 		Short: "Check evidence, and say what it proves",
 		Long: `Check evidence, and say point by point what it proves and what it does not. It
 takes neither a TPM nor a token nor a configuration. FILE may be - for standard
 input. The exit status is 1 if a point has failed; a point that is not proved is
-none that has failed.`,
+none that has failed, unless --require names it.`,
 		Args: oneFile,
 		RunE: a.does(func(_ *cobra.Command, args []string) error {
 			if f.nonce == "" {
@@ -294,6 +295,12 @@ none that has failed.`,
 			policy, err := f.policy()
 			if err != nil {
 				return err
+			}
+			policy.Require = require
+			for _, id := range require {
+				if !slices.Contains(attest.Provable(), id) {
+					return usage("--require: there is no point %q; there are %s", id, strings.Join(attest.Provable(), ", "))
+				}
 			}
 			if statePath != "" {
 				if policy.State, err = parseFile(statePath, attest.ParseState); err != nil {
@@ -313,6 +320,8 @@ none that has failed.`,
 	f.on(cmd)
 	cmd.Flags().StringVar(&statePath, "challenge-state", "", "file that \"attest challenge\" has kept")
 	cmd.Flags().StringVar(&responsePath, "response", "", "file with the answer to the challenge")
+	cmd.Flags().StringArrayVar(&require, "require", nil, "a point that has failed unless it is proved; for several points several times")
+	cmd.RegisterFlagCompletionFunc("require", cobra.FixedCompletions(attest.Provable(), cobra.ShellCompDirectiveNoFileComp))
 	cmd.Flags().Bool("json", false, "print JSON")
 	return cmd
 }

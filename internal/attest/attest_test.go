@@ -256,6 +256,9 @@ func TestVerify(t *testing.T) {
 		want(t, r, map[attest.Result]string{attest.NotProved: never + "did pcr-expected seal-bound ek-certificate attestation-key-in-tpm genuine-tpm"})
 
 		policy := m.strict(nonce, trusting(t, maker))
+		required := policy
+		required.Require = []string{"genuine-tpm", "seal-fixed", "pcr-7", "pcr-9"}
+		want(t, attest.Verify(data, required), map[attest.Result]string{attest.NotProved: never + "seal-bound attestation-key-in-tpm", attest.Failed: "genuine-tpm pcr-9"})
 		r = attest.Verify(data, policy)
 		want(t, r, map[attest.Result]string{attest.NotProved: never + "seal-bound attestation-key-in-tpm genuine-tpm"})
 		if p, _ := r.Point("ek-certificate"); !strings.Contains(p.Text, `manufacturer "id:00001014", model "swtpm", version "id:20191023"`) {
@@ -270,6 +273,11 @@ func TestVerify(t *testing.T) {
 			t.Fatal(err)
 		}
 		policy.State = state
+		for _, id := range attest.Provable() {
+			if id != "seal-bound" {
+				policy.Require = append(policy.Require, id)
+			}
+		}
 		r = attest.Verify(data, policy)
 		want(t, r, map[attest.Result]string{attest.NotProved: never + "seal-bound"})
 		for i, id := range strings.Fields("evidence nonce did identity-signature attestation-key quote pcr-values pcr-0 pcr-7 boot creation seal seal-fixed seal-bound ek-certificate attestation-key-in-tpm genuine-tpm seed copies") {

@@ -33,6 +33,16 @@ type Policy struct {
 	// State and Response are of a challenge; nil: there was none.
 	State    *State
 	Response *Response
+	// Require are IDs of points that have failed unless they are proved.
+	Require []string
+}
+
+// Provable lists the points that evidence can prove, besides "pcr-N".
+func Provable() []string {
+	return []string{
+		"evidence", "nonce", "did", "identity-signature", "attestation-key", "quote", "pcr-values", "boot", "creation", "seal",
+		"seal-fixed", "seal-bound", "ek-certificate", "attestation-key-in-tpm", "genuine-tpm",
+	}
 }
 
 // Result is what became of a point.
@@ -165,9 +175,24 @@ func Verify(data []byte, policy Policy) *Report {
 	} else {
 		r.add("genuine-tpm", nil, "a TPM of a maker that is trusted has made the statements that the attestation key has signed")
 	}
+	r.require(policy.Require)
 	r.open("seed", "that the sealed bytes are the seed of this identity's key: the TPM does not know Ed25519, and signs what it was told")
 	r.open("copies", "that no copy of the key exists elsewhere, made before it was sealed or by whoever unsealed it")
 	return r
+}
+
+// require has points fail that are not proved.
+func (r *Report) require(ids []string) {
+	for _, id := range ids {
+		i := slices.IndexFunc(r.Points, func(p Point) bool { return p.ID == id })
+		switch {
+		case i < 0:
+			r.add(id, errors.New("it is required, but there is no such point"), "")
+		case r.Points[i].Result == NotProved:
+			r.Points[i].Result, r.Points[i].Text = Failed, "required, but not proved: "+r.Points[i].Text
+			r.OK = false
+		}
+	}
 }
 
 // lacks lists those of some points that are not proved.
