@@ -263,3 +263,20 @@ func TestPCRsMoveBeforeTheQuote(t *testing.T) {
 		t.Errorf("PCRs %x, want %x (%v)", a.Values, values, err)
 	}
 }
+
+// Behind a resource manager handles are others than the TPM's.
+func TestAttestBehindABroker(t *testing.T) {
+	s := swtpmtest.Start(t)
+	b := swtpmtest.StartBroker(t, s.Path())
+	d := open(t, b.Device())
+	p := attestParams(t, d)
+	for range 3 {
+		a, err := d.Attest(p)
+		if err != nil {
+			t.Fatal(err)
+		}
+		stated(t, a.Key, a.Quote, a.QuoteSignature)
+		stated(t, a.Key, a.Creation, a.CreationSignature)
+		wantActivated(t, d, a.Endorsement.Public)
+	}
+}
