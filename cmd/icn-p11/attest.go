@@ -42,6 +42,7 @@ asks. "attest verify" checks it on any machine. The user PIN is needed, and
 attestation = true in the configuration. KEY is a label, an ID or a DID; without
 it, the identity key is meant. What evidence proves, and what it cannot, is
 told in docs/attestation.md.`,
+		Example:           "  icn-p11 attest node --nonce 6f1ed002ab5595859014ebf0951522d9",
 		Args:              tokenAndOne("KEY"),
 		ValidArgsFunction: completeToken,
 		RunE: a.does(func(_ *cobra.Command, args []string) error {
@@ -147,7 +148,7 @@ func (a *app) attest(args []string, nonce []byte, f attestFlags) error {
 	}
 	// Whoever asks shall not be the first to see that something is wrong.
 	if r := attest.Verify(data, attest.Policy{Nonce: nonce, DID: &k.public, Now: time.Now()}); !r.OK {
-		return a.refused(r, "the evidence that was made")
+		return refused(r, "the evidence that was made")
 	}
 	_, err = a.out.Write(data)
 	return err
@@ -195,7 +196,7 @@ func (a *app) stated(p *place, t sealstore.TokenInfo, tok *sealstore.Token, k to
 		return nil, fmt.Errorf("token %s has no record of how the TPM made the seal of key %s", printable(t.Label), printable(k.label))
 	}
 	seal := seals[i].Blob
-	_, end := a.progress("Asking the TPM")
+	_, end := p.progress(atTPM)
 	s, err := p.tpm.Attest(tpm.AttestParams{
 		Parent: t.Parent, Serial: t.Serial, Seal: seal, Bank: spec.Bank, PCRs: spec.PCRs,
 		QuoteData: attest.QuoteData(nonce, k.public), CreationData: attest.CreationData(nonce, k.public),
@@ -219,13 +220,14 @@ func (a *app) stated(p *place, t sealstore.TokenInfo, tok *sealstore.Token, k to
 }
 
 // refused tells why evidence does not hold.
-func (a *app) refused(r *attest.Report, what string) error {
+func refused(r *attest.Report, what string) error {
+	var why []string
 	for _, p := range r.Points {
 		if p.Result == attest.Failed {
-			a.note("icn-p11: %s: %s", p.ID, p.Text)
+			why = append(why, p.ID+": "+p.Text)
 		}
 	}
-	return fmt.Errorf("%s does not hold", what)
+	return fmt.Errorf("%s does not hold: %s", what, strings.Join(why, "; "))
 }
 
 // policyFlags are what a verifier may know and ask.
@@ -284,6 +286,8 @@ func (a *app) attestVerify() *cobra.Command {
 takes neither a TPM nor a token nor a configuration. FILE may be - for standard
 input. The exit status is 1 if a point has failed; a point that is not proved is
 none that has failed, unless --require names it.`,
+		Example: `  icn-p11 attest verify evidence --nonce 6f1ed002ab5595859014ebf0951522d9 --ek-ca makers.pem
+  icn-p11 attest verify evidence --nonce 6f1ed002ab5595859014ebf0951522d9 --require seal-fixed --json`,
 		Args: oneFile,
 		RunE: a.does(func(_ *cobra.Command, args []string) error {
 			if f.nonce == "" {
@@ -367,7 +371,7 @@ func (a *app) attested(r *attest.Report) error {
 func (a *app) attestChallenge() *cobra.Command {
 	var f policyFlags
 	var outPath, statePath string
-	var force bool
+	var force, dryRun bool
 	cmd := &cobra.Command{
 		Use:   "challenge FILE --out CHALLENGE",
 		Short: "Ask a machine whether the keys of its evidence are in one TPM",
@@ -375,7 +379,8 @@ func (a *app) attestChallenge() *cobra.Command {
 both the endorsement key and the attestation key in it. What the verifier has to
 keep until "attest verify" goes to the file of --state, else to standard output;
 it does not tell what the right answer is. FILE may be - for standard input.`,
-		Args: oneFile,
+		Example: "  icn-p11 attest challenge evidence --ek-ca makers.pem --out challenge --state state",
+		Args:    oneFile,
 		RunE: a.does(func(_ *cobra.Command, args []string) error {
 			if outPath == "" {
 				return usage("--out is needed: a file for the challenge")
@@ -401,7 +406,11 @@ it does not tell what the right answer is. FILE may be - for standard input.`,
 				return err
 			}
 			if r := attest.Verify(data, policy); !r.OK {
-				return a.refused(r, "the evidence")
+				return refused(r, "the evidence")
+			}
+			if dryRun {
+				return a.outcome(change{dryRun: true, json: a.asJSON}, challengeResult{Challenge: outPath, State: statePath, DryRun: true},
+					"A challenge is written to %s", outPath)
 			}
 			return a.challenge(data, files)
 		}),
@@ -410,8 +419,17 @@ it does not tell what the right answer is. FILE may be - for standard input.`,
 	cmd.Flags().StringVar(&outPath, "out", "", "file for the challenge")
 	cmd.Flags().StringVar(&statePath, "state", "", "file for what the verifier keeps, instead of standard output")
 	cmd.Flags().BoolVar(&force, "force", false, "replace files that are there")
+	cmd.Flags().BoolVar(&dryRun, "dry-run", false, "say what would be done, and do nothing")
 	cmd.Flags().Bool("json", false, "print JSON")
 	return cmd
+}
+
+// challengeResult is what challenge prints where it has a file for what is kept.
+type challengeResult struct {
+	Evidence  attest.Hex `json:"evidence,omitempty"` // its digest
+	Challenge string     `json:"challenge"`
+	State     string     `json:"state,omitempty"`
+	DryRun    bool       `json:"dry_run,omitempty"`
 }
 
 // challenge writes a challenge to the first file, and what the verifier keeps
@@ -448,11 +466,7 @@ func (a *app) challenge(evidence []byte, files []target) error {
 		return a.json(state)
 	}
 	if a.asJSON {
-		return a.json(struct {
-			Evidence  attest.Hex `json:"evidence"`
-			Challenge string     `json:"challenge"`
-			State     string     `json:"state"`
-		}{c.Evidence, files[0].path, files[1].path})
+		return a.json(challengeResult{Evidence: c.Evidence, Challenge: files[0].path, State: files[1].path})
 	}
 	return nil
 }
@@ -464,6 +478,7 @@ func (a *app) attestRespond() *cobra.Command {
 		Long: `Have the TPM open a challenge that "attest challenge" has made, and print the
 answer, as JSON. Needs no PIN, but attestation = true in the configuration.
 CHALLENGE may be - for standard input.`,
+		Example:           "  icn-p11 attest respond node challenge >response",
 		Args:              tokenAnd("CHALLENGE"),
 		ValidArgsFunction: tokenThenFile,
 		RunE: a.does(func(_ *cobra.Command, args []string) error {
@@ -479,7 +494,7 @@ CHALLENGE may be - for standard input.`,
 			if err := p.attesting(); err != nil {
 				return err
 			}
-			_, end := a.progress("Asking the TPM")
+			_, end := p.progress(atTPM)
 			r, err := p.respond(t, c)
 			end()
 			if err != nil {

@@ -72,6 +72,26 @@ func (b *bench) withPINs(args []string) []string {
 	return args
 }
 
+// nonce is what evidence on the bench is for.
+const nonce = "00112233445566778899aabbccddeeff"
+
+// evidence has a token attested, which it switches on.
+func (b *bench) evidence(token string) string {
+	b.t.Helper()
+	conf, err := os.ReadFile(b.conf)
+	if err == nil {
+		err = os.WriteFile(b.conf, append(conf, "attestation = true\n"...), 0o600)
+	}
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	status, stdout, stderr := b.run("attest", token, "--nonce", nonce)
+	if status != exitOK {
+		b.t.Fatal(stderr)
+	}
+	return stdout
+}
+
 // must runs commands, one a line, that succeed.
 func (b *bench) must(commands string) {
 	b.t.Helper()
@@ -162,6 +182,8 @@ var dryRuns = map[string]string{
 	"srk persist":   "",
 	"srk evict":     "",
 	"lockout reset": "",
+
+	"attest challenge": "evidence --out challenge --state state",
 }
 
 // A dry run asks for no PIN, reads none, and leaves store and TPM as they were.
@@ -175,7 +197,9 @@ func TestDryRunsChangeNothing(t *testing.T) {
 	if status != exitOK {
 		t.Fatal(stderr)
 	}
-	for name, data := range map[string]string{"message": "a message", "seed": strings.Repeat("s", 32), "certificate": certificate} {
+	for name, data := range map[string]string{
+		"message": "a message", "seed": strings.Repeat("s", 32), "certificate": certificate, "evidence": b.evidence("node"),
+	} {
 		if err := os.WriteFile(name, []byte(data), 0o600); err != nil {
 			t.Fatal(err)
 		}

@@ -153,6 +153,21 @@ func TestJSON(t *testing.T) {
 	fail(exitFailed, "pcr confirm", "bound")
 	do(exitOK, "pcr show", "bound", "--event-log", "nowhere")
 
+	write("evidence", b.evidence("node"))
+	do(exitOK, "attest", "node", "--nonce", nonce)
+	b.must("pcr bind node --event-log nowhere")
+	do(exitOK, "attest", "node", "--nonce", nonce) // with an approver
+	b.must("pcr unbind node")
+	fail(exitUsage, "attest", "node")
+	do(exitOK, "attest verify", "evidence", "--nonce", nonce)
+	do(exitFailed, "attest verify", "evidence", "--nonce", nonce+"00")
+	fail(exitUsage, "attest verify", "evidence")
+	do(exitOK, "attest challenge", "evidence", "--out", "challenge")
+	do(exitOK, "attest challenge", "evidence", "--out", "challenge", "--state", "state", "--force")
+	fail(exitFailed, "attest challenge", "message", "--out", "another")
+	do(exitOK, "attest respond", "node", "challenge")
+	fail(exitFailed, "attest respond", "bound", "challenge")
+
 	do(exitOK, "srk persist")
 	do(exitOK, "srk show")
 	do(exitOK, "srk evict")

@@ -19,6 +19,7 @@ import (
 var reads = []string{
 	"list", "show", "did", "did resolve", "verify", "key list", "key show", "key export-public",
 	"cert export", "pcr show", "srk show", "lockout show", "doctor", "version", "agent", "agent list", "agent sign",
+	"attest", "attest verify", "attest respond",
 }
 
 // verbs are the commands that do something, by name: "key list".
