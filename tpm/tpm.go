@@ -512,24 +512,27 @@ func (t *TPM) load(parent []byte, b sealstore.Blob) (*rootKey, *loadedKey, error
 	if t.loaded != nil && t.loaded.id == id {
 		return srk, t.loaded, nil
 	}
-	if t.loaded != nil {
-		t.flush(t.loaded.handle)
-		t.loaded = nil
-	}
+	t.unload()
 	r, err := tpm2.Load{
 		ParentHandle: tpm2.AuthHandle{Handle: srk.handle, Name: srk.name, Auth: tpm2.PasswordAuth(nil)},
 		InPrivate:    tpm2.TPM2BPrivate{Buffer: b.Private},
 		InPublic:     public,
 	}.Execute(t.link)
 	if err = t.rootError(srk, err); err != nil {
-		var fmt1 tpm2.TPMFmt1Error
-		if errors.As(err, &fmt1) && !isStale(err) {
-			return nil, nil, fmt.Errorf("%w: %w", sealstore.ErrBlob, err)
-		}
-		return nil, nil, fmt.Errorf("loading a sealed object: %w", err)
+		return nil, nil, blobError(err)
 	}
 	t.loaded = &loadedKey{id, r.ObjectHandle, r.Name, p.ObjectAttributes.UserWithAuth, !p.ObjectAttributes.NoDA}
 	return srk, t.loaded, nil
+}
+
+// blobError tells a blob that the TPM refuses from what else may go wrong when
+// it is loaded or imported.
+func blobError(err error) error {
+	var fmt1 tpm2.TPMFmt1Error
+	if errors.As(err, &fmt1) && !isStale(err) {
+		return fmt.Errorf("%w: %w", sealstore.ErrBlob, err)
+	}
+	return fmt.Errorf("loading a sealed object: %w", err)
 }
 
 // direction says which parameters a session encrypts.
@@ -761,41 +764,9 @@ func (t *TPM) Unseal(parent []byte, b sealstore.Blob, auth []byte, dst []byte) (
 		return 0, err
 	}
 	start := time.Now()
-	err = t.do("unsealing", func() error {
-		srk, key, err := t.load(parent, b)
-		if err != nil {
-			return err
-		}
-		s, err := t.authorise(srk, key, b.Binding, auth)
-		if err != nil {
-			return err
-		}
-		page, err := secmem.New(secmem.Max)
-		if err != nil {
-			return err
-		}
-		defer page.Destroy()
-		t.counting = key.counts
-		out, err := t.exec(command{
-			code: tpm2.TPMCCUnseal, handles: []tpm2.TPMHandle{key.handle}, names: []tpm2.TPM2BName{key.name},
-		}, s, page.Bytes())
-		if err != nil && !key.byAuth || key.counts {
-			// A PIN is not kept: what follows needs none.
-			t.dropSession(s)
-		}
-		if err != nil {
-			return err
-		}
-		r := reader{out}
-		secret := r.sized()
-		if r.buf == nil || len(r.buf) != 0 {
-			return errFrame
-		}
-		if len(secret) > len(dst) {
-			return fmt.Errorf("%w: it holds %d bytes, at most %d are expected", sealstore.ErrBlob, len(secret), len(dst))
-		}
-		n = secmem.Copy(dst, secret)
-		return nil
+	err = t.do("unsealing", func() (err error) {
+		n, err = t.unseal(parent, b, auth, dst)
+		return err
 	})
 	if took := time.Since(start); err == nil && took > slowUnseal {
 		t.slowOnce.Do(func() {
@@ -804,6 +775,42 @@ func (t *TPM) Unseal(parent []byte, b sealstore.Blob, auth []byte, dst []byte) (
 		})
 	}
 	return n, err
+}
+
+func (t *TPM) unseal(parent []byte, b sealstore.Blob, auth, dst []byte) (int, error) {
+	srk, key, err := t.load(parent, b)
+	if err != nil {
+		return 0, err
+	}
+	s, err := t.authorise(srk, key, b.Binding, auth)
+	if err != nil {
+		return 0, err
+	}
+	page, err := secmem.New(secmem.Max)
+	if err != nil {
+		return 0, err
+	}
+	defer page.Destroy()
+	t.counting = key.counts
+	out, err := t.exec(command{
+		code: tpm2.TPMCCUnseal, handles: []tpm2.TPMHandle{key.handle}, names: []tpm2.TPM2BName{key.name},
+	}, s, page.Bytes())
+	if err != nil && !key.byAuth || key.counts {
+		// A PIN is not kept: what follows needs none.
+		t.dropSession(s)
+	}
+	if err != nil {
+		return 0, err
+	}
+	r := reader{out}
+	secret := r.sized()
+	if r.buf == nil || len(r.buf) != 0 {
+		return 0, errFrame
+	}
+	if len(secret) > len(dst) {
+		return 0, fmt.Errorf("%w: it holds %d bytes, at most %d are expected", sealstore.ErrBlob, len(secret), len(dst))
+	}
+	return secmem.Copy(dst, secret), nil
 }
 
 // TryLoad implements sealstore.Sealer with TPM2_Load.
