@@ -93,6 +93,34 @@ var operations = map[string]func(st *sealstore.Store, tok *sealstore.Token, objs
 		}
 		return st.Delete(info.Serial, sealtest.SOPIN)
 	},
+	"keep offer": func(st *sealstore.Store, _ *sealstore.Token, _ []sealstore.Object) error {
+		return st.KeepOffer(sealstore.OfferID{9}, []byte("the secret of an offer"))
+	},
+	"drop offer": func(st *sealstore.Store, _ *sealstore.Token, _ []sealstore.Object) error {
+		return st.DropOffer(faultOffer)
+	},
+	"start move": func(_ *sealstore.Store, tok *sealstore.Token, _ []sealstore.Object) error {
+		m, err := tok.Move()
+		if err != nil {
+			return err
+		}
+		m.Offer[0]++
+		return tok.StartMove(m)
+	},
+	"cancel move": func(_ *sealstore.Store, tok *sealstore.Token, _ []sealstore.Object) error {
+		return tok.CancelMove()
+	},
+	"finish move": func(st *sealstore.Store, tok *sealstore.Token, _ []sealstore.Object) error {
+		info, err := tok.Info()
+		if err != nil {
+			return err
+		}
+		m, err := tok.Move()
+		if err != nil {
+			return err
+		}
+		return st.FinishMove(info.Serial, sealtest.SOPIN, m)
+	},
 	"new token": func(st *sealstore.Store, _ *sealstore.Token, _ []sealstore.Object) error {
 		_, err := st.Create(sealstore.InitParams{Label: "second", SOPIN: sealtest.SOPIN})
 		return err
@@ -176,10 +204,15 @@ func template(t *testing.T, bound bool) (dir string, objs []sealstore.Object) {
 		_, err := tok.CreateObject(true, secret, secret, nil)
 		check(t, err)
 	}
+	check(t, st.KeepOffer(faultOffer, []byte("the secret of another offer")))
+	check(t, tok.StartMove(testMove(t, tok)))
 	_, objs, err = openFirst(st, sealtest.UserPIN)
 	check(t, err)
 	return dir, objs
 }
+
+// faultOffer is an offer of the template.
+var faultOffer = sealstore.OfferID{8}
 
 // calls are the system calls that change a store.
 const calls = "write,pwrite64,fsync,fdatasync,rename,renameat,renameat2,link,linkat,unlink,unlinkat,mkdir,mkdirat,rmdir,fchmod,fchmodat,fchown,fchownat"
@@ -265,7 +298,7 @@ func TestStoreFaults(t *testing.T) {
 				return dir
 			}
 			all := positions(t, op, clone())
-			if len(all) < 4 && op != "destroy" || len(all) < 2 {
+			if removes := op == "destroy" || op == "drop offer" || op == "cancel move"; len(all) < 4 && !removes || len(all) < 2 {
 				t.Fatalf("only %d system calls: %v", len(all), all)
 			}
 			errnos := []struct{ name, says string }{{"ENOSPC", "full"}, {"EACCES", "read-only"}, {"EIO", "failed"}}
@@ -315,7 +348,7 @@ func intact(t *testing.T, what, dir, op string, objs []sealstore.Object, out str
 			changed = err == nil
 		}
 	}
-	if op == "delete" {
+	if op == "delete" || op == "finish move" {
 		if errors.Is(err, sealstore.ErrNotFound) {
 			if failed {
 				// The removal of the leftovers failed; the token is gone all the same.
@@ -387,6 +420,7 @@ func intact(t *testing.T, what, dir, op string, objs []sealstore.Object, out str
 	if op == "create" && done && len(found) != 1 {
 		t.Errorf("%s: %d objects were made", what, len(found))
 	}
+	migrating(t, what, st, tok, op, done)
 	// The next writers clear up.
 	_, err = tok.CreateObject(true, []byte("next"), []byte("secret"), nil)
 	if err == nil {
@@ -398,6 +432,9 @@ func intact(t *testing.T, what, dir, op string, objs []sealstore.Object, out str
 	if err == nil {
 		_, err = st.Create(sealstore.InitParams{Label: "third", SOPIN: sealtest.SOPIN})
 	}
+	if err == nil {
+		err = st.KeepOffer(sealstore.OfferID{10}, []byte("secret"))
+	}
 	if err != nil {
 		t.Errorf("%s: the next writer: %v", what, err)
 	}
@@ -408,4 +445,28 @@ func intact(t *testing.T, what, dir, op string, objs []sealstore.Object, out str
 		return err
 	})
 	check(t, err)
+}
+
+// migrating checks that offers and the pending move are there, or not, as a
+// whole.
+func migrating(t *testing.T, what string, st *sealstore.Store, tok *sealstore.Token, op string, done bool) {
+	t.Helper()
+	buf, err := secmem.New(sealstore.MaxSecret)
+	check(t, err)
+	defer buf.Destroy()
+	for id, made := range map[sealstore.OfferID]bool{faultOffer: op != "drop offer", {9}: false} {
+		_, err := st.OpenOffer(id, buf.Bytes())
+		switch {
+		case err != nil && !errors.Is(err, sealstore.ErrNotFound),
+			err != nil && made,
+			err != nil && op == "keep offer" && done,
+			err == nil && id == faultOffer && op == "drop offer" && done:
+			t.Errorf("%s: offer %x: %v", what, id, err)
+		}
+	}
+	m, err := tok.Move()
+	switch {
+	case err != nil, m == nil && op != "cancel move", m != nil && op == "cancel move" && done, op == "start move" && done && m.Offer[0] != 2:
+		t.Errorf("%s: the pending move: %v, %v", what, m, err)
+	}
 }

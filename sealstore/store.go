@@ -652,6 +652,11 @@ func (s *Store) exchange(temp, path string) error {
 // Delete removes a token with all that is in it. The TPM checks the SO PIN.
 // Whatever happens meanwhile, the whole token is there or none of it is seen.
 func (s *Store) Delete(serial string, soPIN []byte) error {
+	return s.delete(serial, soPIN, func(*Token) error { return nil })
+}
+
+// delete is Delete where check, which runs under the token's lock, lets it.
+func (s *Store) delete(serial string, soPIN []byte, check func(*Token) error) error {
 	t, err := s.Token(serial)
 	if err != nil {
 		return err
@@ -667,6 +672,9 @@ func (s *Store) Delete(serial string, soPIN []byte) error {
 	}
 	defer l.unlock()
 	f, _, err := readToken(t.path, serial)
+	if err == nil {
+		err = check(t)
+	}
 	if err != nil {
 		return err
 	}

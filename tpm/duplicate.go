@@ -113,8 +113,7 @@ func wrap(parent *tpm2.TPMTPublic, secret, auth, page []byte) (d Duplicate, err 
 	secmem.Copy(hidden[sha256.Size:], secret)
 	var unique [sha256.Size]byte
 	secmem.Compute(func() { unique = sha256.Sum256(hidden) })
-	public := sealTemplate(false)
-	public.ObjectAttributes.FixedTPM, public.ObjectAttributes.FixedParent = false, false
+	public := sealTemplate(sealstore.SealOptions{Movable: true})
 	public.Unique = tpm2.NewTPMUPublicID(tpm2.TPMAlgKeyedHash, &tpm2.TPM2BDigest{Buffer: unique[:]})
 	name, err := tpm2.ObjectName(&public)
 	if err != nil {
