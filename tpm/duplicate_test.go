@@ -2,11 +2,14 @@ package tpm_test
 
 import (
 	"bytes"
+	"crypto/ecdh"
 	"crypto/rand"
 	"errors"
 	"testing"
 
 	"github.com/google/go-tpm/tpm2"
+	gotransport "github.com/google/go-tpm/tpm2/transport"
+	"github.com/google/go-tpm/tpm2/transport/linuxudstpm"
 
 	"github.com/InterCooperative-Network/icn-p11/internal/secmem"
 	"github.com/InterCooperative-Network/icn-p11/internal/swtpmtest"
@@ -161,5 +164,89 @@ func TestRootName(t *testing.T) {
 		if _, err := tpm.WrapFor(p, secret(), auth); err == nil {
 			t.Errorf("%s: was wrapped to", what)
 		}
+	}
+}
+
+// What a credential for a storage root key proves rests on this: a TPM opens
+// none for an object of which it has the public part only, and takes no private
+// part made elsewhere for a key that claims never to leave its TPM.
+func TestCredentialNeedsTheKeyItself(t *testing.T) {
+	_, ours := root(t, open(t, swtpmtest.Start(t).Device()))
+	s := swtpmtest.Start(t)
+	d := open(t, s.Device())
+	public, name := root(t, d)
+	e, err := d.Endorsement()
+	if err != nil {
+		t.Fatal(err)
+	}
+	credential := func(name []byte) []byte {
+		t.Helper()
+		c, err := tpm.Credential(e.Public, name, secret())
+		if err != nil {
+			t.Fatal(err)
+		}
+		return c
+	}
+	buf := make([]byte, tpm.MaxCredential)
+	if _, err := d.ActivateRoot(name, credential(name), buf); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := d.ActivateRoot(name, credential(ours), buf); !errors.Is(err, tpm.ErrCredential) {
+		t.Errorf("for another TPM's root key: %v", err)
+	}
+	if err := d.Close(); err != nil {
+		t.Fatal(err)
+	}
+	c, err := linuxudstpm.Open(s.Path())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	loaded, err := tpm2.LoadExternal{InPublic: tpm2.BytesAs2B[tpm2.TPMTPublic](public), Hierarchy: tpm2.TPMRHOwner}.Execute(c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ek, err := tpm2.CreatePrimary{PrimaryHandle: tpm2.TPMRHEndorsement, InPublic: tpm2.New2B(tpm2.ECCEKTemplate)}.Execute(c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	blob := credential(loaded.Name.Buffer)
+	n := int(blob[0])<<8 | int(blob[1])
+	_, err = tpm2.ActivateCredential{
+		ActivateHandle: tpm2.AuthHandle{Handle: loaded.ObjectHandle, Name: loaded.Name, Auth: tpm2.PasswordAuth(nil)},
+		KeyHandle: tpm2.AuthHandle{Handle: ek.ObjectHandle, Name: ek.Name, Auth: tpm2.Policy(tpm2.TPMAlgSHA256, 16,
+			func(c gotransport.TPM, session tpm2.TPMISHPolicy, nonce tpm2.TPM2BNonce) error {
+				_, err := tpm2.PolicySecret{AuthHandle: tpm2.TPMRHEndorsement, PolicySession: session, NonceTPM: nonce}.Execute(c)
+				return err
+			})},
+		CredentialBlob: tpm2.TPM2BIDObject{Buffer: blob[2 : 2+n]},
+		Secret:         tpm2.TPM2BEncryptedSecret{Buffer: blob[2+n+2:]},
+	}.Execute(c)
+	if !errors.Is(err, tpm2.TPMRCAuthUnavailable) {
+		t.Errorf("for a public part alone: %v", err)
+	}
+
+	// A key of one's own making, with the attributes of a storage root key.
+	k, err := ecdh.P256().GenerateKey(rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	point := k.PublicKey().Bytes()
+	made := tpm2.ECCSRKTemplate
+	made.Unique = tpm2.NewTPMUPublicID(tpm2.TPMAlgECC, &tpm2.TPMSECCPoint{
+		X: tpm2.TPM2BECCParameter{Buffer: point[1:33]}, Y: tpm2.TPM2BECCParameter{Buffer: point[33:]},
+	})
+	if _, err := tpm.RootName(tpm2.Marshal(made)); err != nil {
+		t.Fatal(err)
+	}
+	_, err = tpm2.LoadExternal{
+		InPrivate: tpm2.New2B(tpm2.TPMTSensitive{
+			SensitiveType: tpm2.TPMAlgECC,
+			Sensitive:     tpm2.NewTPMUSensitiveComposite(tpm2.TPMAlgECC, &tpm2.TPM2BECCParameter{Buffer: k.Bytes()}),
+		}),
+		InPublic: tpm2.New2B(made), Hierarchy: tpm2.TPMRHNull,
+	}.Execute(c)
+	if !errors.Is(err, tpm2.TPMRCAttributes) {
+		t.Errorf("a key made elsewhere: %v", err)
 	}
 }
