@@ -268,13 +268,6 @@ func (f *policyFlags) policy() (p attest.Policy, err error) {
 	return p, err
 }
 
-func oneFile(_ *cobra.Command, args []string) error {
-	if len(args) != 1 {
-		return usage("one FILE is expected")
-	}
-	return nil
-}
-
 func (a *app) attestVerify() *cobra.Command {
 	var f policyFlags
 	var statePath, responsePath string

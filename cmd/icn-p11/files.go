@@ -10,6 +10,7 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
 
 	"github.com/InterCooperative-Network/icn-p11/internal/secmem"
@@ -193,6 +194,14 @@ func syncDir(dir string) error {
 	defer f.Close()
 	if err := f.Sync(); err != nil && !errors.Is(err, unix.EINVAL) {
 		return err
+	}
+	return nil
+}
+
+// oneFile checks the arguments of a command that takes FILE.
+func oneFile(_ *cobra.Command, args []string) error {
+	if len(args) != 1 {
+		return usage("one FILE is expected (a PIN or passphrase is never an argument)")
 	}
 	return nil
 }

@@ -270,6 +270,7 @@ type details struct {
 	Created time.Time     `json:"created"`
 	UserPIN bool          `json:"user_pin_set"`
 	NoPIN   bool          `json:"no_pin"`
+	Moving  *moveRow      `json:"moving,omitempty"`
 	Objects []objectRow   `json:"public_objects"`
 	Lockout *lockoutState `json:"lockout,omitempty"`
 	Damaged []string      `json:"damaged,omitempty"`
@@ -333,6 +334,10 @@ func (a *app) showCommand() *cobra.Command {
 // kept it from being all.
 func (p *place) details(t sealstore.TokenInfo) (d details, why error) {
 	d = details{row: p.rows([]sealstore.TokenInfo{t})[0], Created: t.Created, UserPIN: t.UserPIN, NoPIN: t.NoPIN, Objects: []objectRow{}}
+	var err error
+	if d.Moving, err = p.moving(t); err != nil {
+		return d, err
+	}
 	l, err := p.tpm.Lockout()
 	if err != nil {
 		p.tpm.Release()
@@ -428,6 +433,9 @@ func (d *details) print(out io.Writer) error {
 		recoverable = "yes: both PINs together can take its keys out"
 	}
 	fmt.Fprintf(w, "Recoverable\t%s\n", recoverable)
+	if m := d.Moving; m != nil {
+		fmt.Fprintf(w, "Moving\tsince %s, to the TPM whose storage root key has the Name %s (\"icn-p11 migrate finish\" or \"cancel\")\n", m.Started.Format(time.RFC3339), m.Root)
+	}
 	if l := d.Lockout; l != nil {
 		fmt.Fprintf(w, "Wrong PINs\t%d of %d, counted by the TPM for all its users; %s\n", l.Counter, l.Max,
 			forgiven(sealstore.Lockout{Interval: time.Duration(l.Interval) * time.Second}))

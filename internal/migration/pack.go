@@ -162,7 +162,7 @@ func (x *Opened) Destroy() {
 // and checks for each key that it is the one that it is said to be. The caller
 // destroys the result.
 func (x *Opened) Contents(importer func(d tpm.Duplicate, auth, dst []byte) (int, error), progress sealstore.Progress) (*sealstore.Contents, error) {
-	c := x.describe()
+	c := x.Describe()
 	for i := range x.in.objects {
 		if err := x.unwrap(c, i, importer); err != nil {
 			c.Destroy()
@@ -175,15 +175,15 @@ func (x *Opened) Contents(importer func(d tpm.Duplicate, auth, dst []byte) (int,
 	return c, nil
 }
 
-// describe gives the token as far as it is known without the TPM.
-func (x *Opened) describe() *sealstore.Contents {
+// Describe gives the token as far as it is known without its secrets.
+func (x *Opened) Describe() *sealstore.Contents {
 	in := x.in
 	c := &sealstore.Contents{
 		Serial: x.Serial.String(), Label: in.label, Slot: in.slot, Created: time.Unix(int64(in.created), 0).UTC(),
 		UserPIN: in.userPIN, NoPIN: in.noPIN, Binding: in.binding,
 	}
 	for _, o := range in.objects {
-		c.Objects = append(c.Objects, sealstore.Content{ID: o.id, Private: o.private, Body: bytes.Clone(o.body), About: bytes.Clone(o.about)})
+		c.Objects = append(c.Objects, sealstore.Content{ID: o.id, Private: o.private, Body: bytes.Clone(o.body)})
 	}
 	return c
 }
@@ -201,6 +201,14 @@ func (x *Opened) unwrap(c *sealstore.Contents, i int, importer func(d tpm.Duplic
 	if err != nil {
 		return err
 	}
-	c.Objects[i].Secret = secret[:n]
+	c.Objects[i].Secret, c.Objects[i].About = secret[:n], bytes.Clone(o.about)
 	return checkKey(&c.Objects[i])
+}
+
+// Same tells whether these are the objects that were sent, but for their
+// secrets.
+func (x *Opened) Same(objects []sealstore.Object) bool {
+	return slices.EqualFunc(x.in.objects, objects, func(o object, p sealstore.Object) bool {
+		return o.id == p.ID && o.private == p.Private && (o.seal != nil) == p.Sealed && bytes.Equal(o.body, p.Body)
+	})
 }

@@ -143,6 +143,17 @@ func (p *Proof) verify() error {
 	return nil
 }
 
+// Proves tells whether a proof is of this parcel, with all its keys.
+func (x *Opened) Proves(p *Proof) bool {
+	var keys [][]byte
+	for _, o := range x.in.objects {
+		if isKey(o.about) {
+			keys = append(keys, o.about)
+		}
+	}
+	return p.Check(Expected{Offer: x.Offer, Serial: x.Serial, RootName: x.RootName, Nonce: sha256.Sum256(x.in.nonce[:]), Keys: keysDigest(keys)}) == nil
+}
+
 // Prove makes the proof. unseal writes the secret of an object, as the target
 // has sealed it, to secret memory, and gives its length.
 func (x *Opened) Prove(unseal func(id sealstore.ID, dst []byte) (int, error)) (*Proof, error) {
