@@ -152,7 +152,7 @@ func (w *watched) learn(user, so string) {
 func blockedWriting(t *testing.T, pid int) {
 	t.Helper()
 	want := fmt.Sprintf("%d 0x2 ", syscall.SYS_WRITE)
-	for deadline := time.Now().Add(30 * time.Second); time.Now().Before(deadline); time.Sleep(time.Millisecond) {
+	for deadline := time.Now().Add(2 * time.Minute); time.Now().Before(deadline); time.Sleep(time.Millisecond) {
 		calls, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/syscall", pid))
 		for _, c := range calls {
 			if b, err := os.ReadFile(c); err == nil && strings.HasPrefix(string(b), want) {
