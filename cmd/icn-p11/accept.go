@@ -131,9 +131,6 @@ func isPath(name string) bool { return name != "-" && !strings.HasPrefix(name, "
 // unpack opens what was sent to this machine, as far as that goes without
 // importing a key. The caller destroys it.
 func (a *app) unpack(p *place, parcel *migration.Parcel) (*migration.Opened, error) {
-	if err := p.cfg.Unsupported(); err != nil {
-		return nil, fmt.Errorf("nothing is accepted: %w", err)
-	}
 	if err := p.store.Writable(); err != nil {
 		return nil, explain(err)
 	}
