@@ -63,6 +63,7 @@ type sealed struct {
 	binding     *sealstore.Binding
 	about       sealstore.Blob // with its creation
 	credential  []byte
+	wrapped     Duplicate
 }
 
 var (
@@ -118,6 +119,16 @@ var operations = []func(t *TPM, s *sealed) error{
 		_, err = t.ActivateRoot(s.parent, s.credential, page.Bytes())
 		return err
 	},
+	func(t *TPM, s *sealed) error { _, _, err := t.Root(); return err },
+	func(t *TPM, s *sealed) error {
+		page, err := secmem.New(maxSecret)
+		if err != nil {
+			return err
+		}
+		defer page.Destroy()
+		_, err = t.ImportWrapped(s.parent, s.wrapped, fuzzAuth, page.Bytes())
+		return err
+	},
 }
 
 func fuzzUnseal(t *TPM, parent []byte, b sealstore.Blob) error {
@@ -157,6 +168,10 @@ func recorded(t testing.TB) (s *sealed, answers [][]byte) {
 	s.parent, err = d.Parent()
 	must(err)
 	s.free, err = d.Seal(s.parent, fuzzSecret, fuzzAuth, sealstore.SealOptions{})
+	must(err)
+	root, _, err := d.Root()
+	must(err)
+	s.wrapped, err = WrapFor(root, fuzzSecret, fuzzAuth)
 	must(err)
 	s.binding.Approver, err = d.Approver(fuzzSecret)
 	must(err)

@@ -13,6 +13,7 @@ import (
 
 	"github.com/InterCooperative-Network/icn-p11/internal/advice"
 	"github.com/InterCooperative-Network/icn-p11/internal/bootlog"
+	"github.com/InterCooperative-Network/icn-p11/internal/did"
 	"github.com/InterCooperative-Network/icn-p11/internal/migration"
 	"github.com/InterCooperative-Network/icn-p11/internal/secmem"
 	"github.com/InterCooperative-Network/icn-p11/sealstore"
@@ -24,6 +25,7 @@ type acceptFlags struct {
 	file    string
 	proof   string
 	label   string
+	did     string
 	replace bool
 	force   bool
 }
@@ -38,7 +40,8 @@ token anew there, under PINs of its own, and print the DID. All of it is there
 afterwards, or nothing has changed. It is bound to the PCRs as they are now where
 the configuration says so, or where it was bound before. Where the token is moved,
 every key signs a proof for the other machine, in FILE.proof unless --proof names
-another file. If it was interrupted, the same command completes it.`,
+another file. If it was interrupted, the same command completes it. Everybody who
+has the offer can send to it: --did says whose key has to be in what has arrived.`,
 		Args: oneFile,
 		RunE: a.does(func(_ *cobra.Command, args []string) error {
 			c.file = args[0]
@@ -47,15 +50,21 @@ another file. If it was interrupted, the same command completes it.`,
 					return err
 				}
 			}
+			if c.did != "" {
+				if _, err := did.Parse(c.did); err != nil {
+					return usage("--did: %w", err)
+				}
+			}
 			return a.accept(c)
 		}),
 	}
 	f := cmd.Flags()
 	f.StringVar(&c.proof, "proof", "", "file for the proof of possession")
 	f.StringVar(&c.label, "label", "", "another label for the token")
+	f.StringVar(&c.did, "did", "", "DID that has to be in it")
 	f.BoolVar(&c.replace, "replace", false, "put the token in the place of one with its serial number")
 	f.BoolVar(&c.force, "force", false, "also a token that needs no PIN and is not bound to the platform")
-	noCompletion(cmd, "label")
+	noCompletion(cmd, "label", "did")
 	c.flags(cmd, true, true, true)
 	return cmd
 }
@@ -169,6 +178,9 @@ func (p *place) mayAccept(x *migration.Opened, d *sealstore.Contents, c acceptFl
 	if err := d.Check(); err != nil {
 		return nil, err
 	}
+	if key, err := did.Parse(c.did); err == nil && !x.Has(key) {
+		return nil, fmt.Errorf("the key of %s is not in it: it is another token than the one that is meant", c.did)
+	}
 	label := d.Label
 	if c.label != "" {
 		label = c.label
@@ -237,7 +249,7 @@ func checkProofFile(x *migration.Opened, path string) error {
 
 // take makes the token, or finds that it is made already, has it sign the
 // proof, and destroys the offer. It gives the token's DID.
-func (a *app) take(p *place, x *migration.Opened, d *sealstore.Contents, here *sealstore.Token, c acceptFlags) (did string, err error) {
+func (a *app) take(p *place, x *migration.Opened, d *sealstore.Contents, here *sealstore.Token, c acceptFlags) (identity string, err error) {
 	user, err := p.makeArrived(a, x, d, here, c)
 	if err != nil {
 		return "", err

@@ -315,6 +315,10 @@ func notRecoverable(t sealstore.TokenInfo) error {
 
 // pack takes a token out and writes it for an offer.
 func (a *app) pack(p *place, t sealstore.TokenInfo, tok *sealstore.Token, o *migration.Offer, c sendFlags, user, so []byte) error {
+	before, err := tok.Move()
+	if err != nil {
+		return explain(err)
+	}
 	// What changes from here on is not sent, and will be noticed.
 	state, err := tok.State()
 	if err != nil {
@@ -334,7 +338,7 @@ func (a *app) pack(p *place, t sealstore.TokenInfo, tok *sealstore.Token, o *mig
 	if err != nil {
 		return err
 	}
-	return c.out.write(parcel.Encode(), func([]byte) error {
+	err = c.out.write(parcel.Encode(), func([]byte) error {
 		if !c.move {
 			return nil
 		}
@@ -344,6 +348,11 @@ func (a *app) pack(p *place, t sealstore.TokenInfo, tok *sealstore.Token, o *mig
 			Keys: expected.Keys, State: state, Started: time.Now(),
 		}))
 	})
+	if err == nil && c.move && before != nil {
+		end()
+		a.note("The move to offer %x, which was pending, is not any more", before.Offer)
+	}
+	return err
 }
 
 // expected is what the proof of a move has to be of.

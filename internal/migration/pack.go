@@ -2,6 +2,7 @@ package migration
 
 import (
 	"bytes"
+	"crypto/ed25519"
 	"crypto/rand"
 	"crypto/sha256"
 	"encoding/hex"
@@ -203,6 +204,11 @@ func (x *Opened) unwrap(c *sealstore.Contents, i int, importer func(d tpm.Duplic
 	}
 	c.Objects[i].Secret, c.Objects[i].About = secret[:n], bytes.Clone(o.about)
 	return checkKey(&c.Objects[i])
+}
+
+// Has tells whether a key was sent.
+func (x *Opened) Has(public [ed25519.PublicKeySize]byte) bool {
+	return slices.ContainsFunc(x.in.objects, func(o object) bool { return bytes.Equal(o.about, public[:]) })
 }
 
 // Same tells whether these are the objects that were sent, but for their
