@@ -42,6 +42,8 @@ the configuration says so, or where it was bound before. Where the token is move
 every key signs a proof for the other machine, in FILE.proof unless --proof names
 another file. If it was interrupted, the same command completes it. Everybody who
 has the offer can send to it: --did says whose key has to be in what has arrived.`,
+		Example: `  icn-p11 migrate accept node.parcel --dry-run
+  icn-p11 migrate accept node.parcel --did did:icn:zDu2dDpHMXewGo7jjvCHtbcKJhFt8QPQX2VjuozWNtvZt`,
 		Args: oneFile,
 		RunE: a.does(func(_ *cobra.Command, args []string) error {
 			c.file = args[0]

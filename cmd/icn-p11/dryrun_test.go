@@ -164,26 +164,65 @@ func handles(t *testing.T, c transport.TPM, first uint32) []tpm2.TPMHandle {
 // bench that TestDryRunsChangeNothing makes ready. A verb that is new here
 // needs one.
 var dryRuns = map[string]string{
-	"init":          "--label third",
-	"pin":           "node --pin-source env:NOT_SET --new-pin-source env:NOT_SET",
-	"sign":          "node message",
-	"import":        "node seed --label imported",
-	"key generate":  "node --label second",
-	"key rename":    "node icn-identity other",
-	"key delete":    "node icn-identity",
-	"cert request":  "node --subject CN=node",
-	"cert import":   "node certificate",
-	"token rename":  "node other",
-	"token delete":  "node",
-	"pcr bind":      "node",
-	"pcr unbind":    "bound",
-	"pcr rebind":    "bound --predict 7=65caf8dd1e0ea7a6347b635d2b379c93b9a1351edc2afc3ecda700e534eb3068",
-	"pcr confirm":   "bound",
-	"srk persist":   "",
-	"srk evict":     "",
-	"lockout reset": "",
-
+	"init":             "--label third",
+	"pin":              "node --pin-source env:NOT_SET --new-pin-source env:NOT_SET",
+	"sign":             "node message",
+	"import":           "node seed --label imported",
+	"key generate":     "node --label second",
+	"key rename":       "node icn-identity other",
+	"key delete":       "node icn-identity",
+	"cert request":     "node --subject CN=node",
+	"cert import":      "node certificate",
+	"token rename":     "node other",
+	"token delete":     "node",
+	"pcr bind":         "node",
+	"pcr unbind":       "bound",
+	"pcr rebind":       "bound --predict 7=65caf8dd1e0ea7a6347b635d2b379c93b9a1351edc2afc3ecda700e534eb3068",
+	"pcr confirm":      "bound",
+	"migrate offer":    "--out new.offer",
+	"migrate send":     "leaving --to there.offer --out new.parcel",
+	"migrate accept":   "here.parcel",
+	"migrate finish":   "leaving there.parcel.proof",
+	"migrate cancel":   "leaving",
+	"migrate withdraw": "here.offer",
+	"srk persist":      "",
+	"srk evict":        "",
+	"lockout reset":    "",
 	"attest challenge": "evidence --out challenge --state state",
+}
+
+// migrations makes, with another machine, what the dry runs of migrate need: a
+// token that has arrived there, and one that was sent here.
+func (b *bench) migrations() {
+	b.t.Helper()
+	away := filepath.Join(b.t.TempDir(), "conf")
+	if err := writeConf(away, swtpmtest.Start(b.t).Device(), away+".store"); err != nil {
+		b.t.Fatal(err)
+	}
+	there := func(commands string) {
+		b.t.Helper()
+		b.t.Setenv("ICN_P11_CONF", away)
+		b.must(commands)
+		b.t.Setenv("ICN_P11_CONF", b.conf)
+	}
+	to := func(file string) string {
+		b.t.Helper()
+		text, err := os.ReadFile(file)
+		if err != nil {
+			b.t.Fatal(err)
+		}
+		return fmt.Sprintf(" --to %s --fingerprint %x", file, sha256.Sum256(text))
+	}
+	there(`
+		init --label coming --recoverable
+		migrate offer --out there.offer`)
+	b.must(`
+		init --label leaving --recoverable
+		migrate offer --out here.offer
+		migrate send leaving --move --out there.parcel` + to("there.offer"))
+	there(`
+		migrate accept there.parcel
+		migrate send coming --out here.parcel` + to("here.offer"))
 }
 
 // A dry run asks for no PIN, reads none, and leaves store and TPM as they were.
@@ -204,6 +243,7 @@ func TestDryRunsChangeNothing(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
+	b.migrations()
 	if status, _, _ := b.run("pin", "node", "--pin-source", "env:SO_PIN", "--new-pin-source", "env:SO_PIN"); status == exitOK {
 		t.Fatal("a wrong PIN changes the PIN") // and so the counter is not 0
 	}

@@ -41,11 +41,11 @@ const maxText = 1 << 20
 
 // offerResult is what the verbs about an offer print.
 type offerResult struct {
-	Offer       string `json:"offer"`
+	Offer       string `json:"offer,omitempty"`
 	Fingerprint string `json:"fingerprint,omitempty"`
 	Root        string `json:"srk_name,omitempty"`
 	// Certified: the TPM's maker has certified its endorsement key.
-	Certified bool   `json:"ek_certified"`
+	Certified *bool  `json:"ek_certified,omitempty"`
 	File      string `json:"file,omitempty"`
 	DryRun    bool   `json:"dry_run,omitempty"`
 }
@@ -60,7 +60,8 @@ func (a *app) migrateOffer() *cobra.Command {
 Nothing in it is confidential, but whoever exchanges it receives the token. So its
 fingerprint is printed, which is compared on the other machine. An offer serves
 for one token, once; what the store keeps of it goes with that.`,
-		Args: noArgs,
+		Example: "  icn-p11 migrate offer --out offer.json",
+		Args:    noArgs,
 		RunE: a.does(func(*cobra.Command, []string) error {
 			if out.path == "" {
 				return usage("--out is needed")
@@ -103,8 +104,9 @@ func (a *app) offer(c change, out target) error {
 	if o.Endorsement, err = p.tpm.Endorsement(); err != nil {
 		return explain(err)
 	}
+	certified := len(o.Endorsement.Certificates) > 0
 	r := offerResult{Offer: o.ID.String(), Fingerprint: o.Fingerprint(), Root: hex.EncodeToString(o.RootName),
-		Certified: len(o.Endorsement.Certificates) > 0, File: out.path, DryRun: c.dryRun}
+		Certified: &certified, File: out.path, DryRun: c.dryRun}
 	if c.dryRun {
 		// Another one is made when it is meant.
 		r.Offer, r.Fingerprint = "", ""
@@ -122,7 +124,7 @@ func (a *app) offer(c change, out target) error {
 		return a.json(r)
 	}
 	a.note("Offer %s of the TPM at %s is in %s", r.Offer, p.tpm, out.path)
-	if !r.Certified {
+	if !certified {
 		a.note("The TPM holds no certificate of its maker: --ek-ca is of no use to the sender")
 	}
 	a.note("Its fingerprint, to be compared where the token is sent:")
@@ -200,6 +202,7 @@ opens, and no other. Both PINs are needed. The offer's fingerprint is compared w
 --fingerprint, or by the person at the terminal; --ek-ca checks besides that the
 TPM is one of its maker's. With --move, "migrate finish" deletes the token when the
 target has proved that it has the keys; until then it can be used.`,
+		Example:           "  icn-p11 migrate send node --to offer.json --out node.parcel --move",
 		Args:              oneToken,
 		ValidArgsFunction: completeToken,
 		RunE: a.does(func(_ *cobra.Command, args []string) error {
@@ -256,23 +259,44 @@ func (a *app) send(arg string, c sendFlags) error {
 		}
 	}
 	r := migrationResult{Serial: t.Serial, Label: t.Label, Offer: o.ID.String(), Root: hex.EncodeToString(o.RootName), Move: c.move, File: c.out.path, DryRun: c.dryRun}
-	if !c.dryRun {
-		err := p.pins(t, pcrFlags{so: c.so, user: c.user}, func(tok *sealstore.Token, user, so []byte) error {
+	if c.dryRun {
+		err = errors.Join(p.usable(t, sealstore.SO), p.usable(t, sealstore.User))
+	} else {
+		err = p.withBoth(t, c.change, func(user, so []byte) error {
 			return a.pack(p, t, tok, o, c, user, so)
 		})
-		if err != nil {
-			return err
-		}
 	}
-	return a.outcome(c.change, r, "%s", sentNote(r))
+	if err != nil {
+		return err
+	}
+	if err := a.outcome(c.change, r, "Token %s is in %s, for offer %s alone; on the target: icn-p11 migrate accept", printable(r.Label), r.File, r.Offer); err != nil || c.json || c.dryRun {
+		return err
+	}
+	if r.Move {
+		a.note("It stays here, too, until its arrival is proved: icn-p11 migrate finish %s PROOF", r.Serial)
+	}
+	return nil
 }
 
-func sentNote(r migrationResult) string {
-	note := fmt.Sprintf("Token %s is in %s, for offer %s alone; on the target: icn-p11 migrate accept", printable(r.Label), r.File, r.Offer)
-	if r.Move {
-		note += fmt.Sprintf("\nIt stays here, too, until its arrival is proved: icn-p11 migrate finish %s PROOF", r.Serial)
+// withBoth runs what needs the SO PIN, and the user PIN where one is set.
+func (p *place) withBoth(t sealstore.TokenInfo, c change, f func(user, so []byte) error) error {
+	// Nobody should type PINs to hear that the TPM is missing.
+	if err := p.reachable(); err != nil {
+		return err
 	}
-	return note
+	so, err := c.so.Read("SO PIN", false)
+	if err != nil {
+		return err
+	}
+	defer so.Destroy()
+	var user *secmem.Buffer
+	if t.UserPIN {
+		if user, err = c.user.Read("user PIN", false); err != nil {
+			return err
+		}
+		defer user.Destroy()
+	}
+	return f(user.Bytes(), so.Bytes())
 }
 
 func readOffer(name string) (*migration.Offer, error) {
@@ -370,6 +394,7 @@ func (a *app) migrateFinish() *cobra.Command {
 		Long: `On the machine that has sent a token with --move: check the proof that the target
 has made, with every key of the token, and delete the token here. The SO PIN is
 needed. If the token was changed since it was sent, it stays.`,
+		Example:           "  icn-p11 migrate finish node node.parcel.proof",
 		Args:              tokenAnd("PROOF"),
 		ValidArgsFunction: tokenThenFile,
 		RunE: a.does(func(_ *cobra.Command, args []string) error {
@@ -392,17 +417,19 @@ needed. If the token was changed since it was sent, it stays.`,
 			}
 			r := moveResult(t, m)
 			r.DryRun = c.dryRun
-			if !c.dryRun {
+			if c.dryRun {
+				err = p.changeable(t, sealstore.SO)
+			} else {
 				if !c.yes {
 					question := fmt.Sprintf("Token %s has arrived on the TPM whose storage root key has the Name %s. Here it will be gone for good.", printable(t.Label), r.Root)
 					if err := confirm(question, t.Serial); err != nil {
 						return err
 					}
 				}
-				err := p.withSO(t, c, func(so []byte) error { return p.store.FinishMove(t.Serial, so, m) })
-				if err != nil {
-					return err
-				}
+				err = p.withSO(t, c, func(so []byte) error { return p.store.FinishMove(t.Serial, so, m) })
+			}
+			if err != nil {
+				return err
 			}
 			return a.outcome(c, r, "Token %s, serial number %s, has arrived, and is deleted here", printable(t.Label), t.Serial)
 		}),
@@ -455,6 +482,7 @@ func (a *app) migrateCancel() *cobra.Command {
 		Long: `Forget that a token was to be deleted here when it has arrived elsewhere. What was
 sent stays good: if the target accepts it, both machines have the keys. Withdraw
 the offer there ("migrate withdraw"), and nobody opens it any more.`,
+		Example:           "  icn-p11 migrate cancel node",
 		Args:              oneToken,
 		ValidArgsFunction: completeToken,
 		RunE: a.does(func(_ *cobra.Command, args []string) error {
@@ -467,10 +495,13 @@ the offer there ("migrate withdraw"), and nobody opens it any more.`,
 			if err != nil {
 				return err
 			}
-			if !c.dryRun {
-				if err := tok.CancelMove(); err != nil {
-					return explain(err)
-				}
+			if c.dryRun {
+				err = tok.Writable()
+			} else {
+				err = tok.CancelMove()
+			}
+			if err != nil {
+				return explain(err)
 			}
 			r := moveResult(t, m)
 			r.DryRun = c.dryRun
@@ -489,6 +520,7 @@ func (a *app) migrateWithdraw() *cobra.Command {
 		Long: `On the machine that has made an offer: destroy what the store keeps of it, so that
 nothing that was sent to it is opened any more. OFFER is the file or the
 identifier.`,
+		Example: "  icn-p11 migrate withdraw offer.json",
 		Args: func(_ *cobra.Command, args []string) error {
 			if len(args) != 1 {
 				return usage("one OFFER is expected")
@@ -508,10 +540,13 @@ identifier.`,
 			if err := p.hasOffer(id); err != nil {
 				return err
 			}
-			if !c.dryRun {
-				if err := p.store.DropOffer(id); err != nil {
-					return explain(err)
-				}
+			if c.dryRun {
+				err = p.store.Writable()
+			} else {
+				err = p.store.DropOffer(id)
+			}
+			if err != nil {
+				return explain(err)
 			}
 			r := offerResult{Offer: hex.EncodeToString(id[:]), DryRun: c.dryRun}
 			return a.outcome(c, r, "Offer %s is withdrawn", r.Offer)
@@ -555,16 +590,20 @@ type offerRow struct {
 }
 
 type moveRow struct {
-	migrationResult
+	Serial  string    `json:"serial"`
+	Label   string    `json:"label"`
+	Offer   string    `json:"offer"`
+	Root    string    `json:"srk_name"` // of the target
 	Started time.Time `json:"started"`
 }
 
 func (a *app) migrateList() *cobra.Command {
 	var asJSON bool
 	cmd := &cobra.Command{
-		Use:   "list",
-		Short: "List offers that are open, and moves that are pending",
-		Args:  noArgs,
+		Use:     "list",
+		Short:   "List offers that are open, and moves that are pending",
+		Example: "  icn-p11 migrate list",
+		Args:    noArgs,
 		RunE: a.does(func(*cobra.Command, []string) error {
 			p, err := a.open()
 			if err != nil {
@@ -627,5 +666,5 @@ func (p *place) moving(t sealstore.TokenInfo) (*moveRow, error) {
 	if err != nil || m == nil {
 		return nil, err
 	}
-	return &moveRow{moveResult(t, m), m.Started}, nil
+	return &moveRow{t.Serial, t.Label, hex.EncodeToString(m.Offer[:]), hex.EncodeToString(m.Target), m.Started}, nil
 }

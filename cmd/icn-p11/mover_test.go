@@ -7,6 +7,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"testing"
 
@@ -103,3 +104,59 @@ func (m *mover) must(machine string, args ...string) string {
 }
 
 var withPINs = []string{"--pin-source=env:USER_PIN", "--so-pin-source=env:SO_PIN"}
+
+// With --json, the verbs of migrate print the fields that the manual names.
+func TestMigrationJSON(t *testing.T) {
+	m, man := newMover(t), readManual(t)
+	seen := map[string]map[string]bool{}
+	do := func(machine, verb string, args ...string) map[string]any {
+		t.Helper()
+		out := m.must(machine, append(append(strings.Fields(verb), args...), "--json")...)
+		doc, err := document(out)
+		if err != nil {
+			t.Fatalf("%s: %v: %s", verb, err, out)
+		}
+		if seen[verb] == nil {
+			seen[verb] = map[string]bool{}
+		}
+		found := map[string]bool{}
+		fields(doc, found)
+		for name := range found {
+			seen[verb][name] = true
+			if !slices.Contains(man.json[verb], name) {
+				t.Errorf("%s: the manual does not tell of %s", verb, name)
+			}
+		}
+		o, _ := doc.(map[string]any)
+		return o
+	}
+	both := func(args ...string) []string { return append(args, withPINs...) }
+	m.must("from", both("init", "--label=node", "--recoverable")...)
+	send := func(to *any, out string) {
+		t.Helper()
+		do("from", "migrate send", both("node", "--to="+out+".offer", "--out="+out, "--move", fmt.Sprint("--fingerprint=", *to))...)
+	}
+	for _, out := range []string{"first", "second"} {
+		offer := do("to", "migrate offer", "--out="+out+".offer")
+		do("to", "migrate list")
+		fingerprint := offer["fingerprint"]
+		send(&fingerprint, out)
+		do("from", "migrate list")
+		if shown := do("from", "show", "node"); shown["moving"] == nil {
+			t.Error("show does not tell of a move")
+		}
+		if out == "first" {
+			do("from", "migrate cancel", "node")
+			do("to", "migrate withdraw", "first.offer")
+		}
+	}
+	do("to", "migrate accept", both("second")...)
+	do("from", "migrate finish", "node", "second.proof", "--yes", "--so-pin-source=env:SO_PIN")
+	for verb, names := range man.json {
+		for _, name := range names {
+			if strings.HasPrefix(verb, "migrate ") && !seen[verb][name] {
+				t.Errorf("%s: no document has the field %s of the manual", verb, name)
+			}
+		}
+	}
+}
