@@ -22,6 +22,9 @@ import (
 // does not know and therefore refuses where it is critical.
 var subjectAltName = asn1.ObjectIdentifier{2, 5, 29, 17}
 
+// purpose is what a certificate that names purposes is for (the same, 3.2.16).
+var purpose = asn1.ObjectIdentifier{2, 23, 133, 8, 1}
+
 // ErrUncertified: nobody has certified the key.
 var ErrUncertified = errors.New("its TPM has no certificate of its maker")
 
@@ -72,8 +75,11 @@ func Verify(e tpm.Endorsement, trusted []*x509.Certificate) (*x509.Certificate, 
 	if k, ok := key.(interface{ Equal(crypto.PublicKey) bool }); !ok || !k.Equal(leaf.PublicKey) {
 		return nil, errors.New("the certificate is of another endorsement key")
 	}
-	if leaf.IsCA {
+	switch purposes := len(leaf.ExtKeyUsage) + len(leaf.UnknownExtKeyUsage); {
+	case leaf.IsCA:
 		return nil, errors.New("the certificate is none of an endorsement key: it is an authority's")
+	case purposes > 0 && !slices.ContainsFunc(leaf.UnknownExtKeyUsage, purpose.Equal):
+		return nil, errors.New("the certificate is for another purpose than an endorsement key")
 	}
 	leaf.UnhandledCriticalExtensions = slices.DeleteFunc(leaf.UnhandledCriticalExtensions, subjectAltName.Equal)
 	o := x509.VerifyOptions{Roots: x509.NewCertPool(), Intermediates: x509.NewCertPool(), KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageAny}}

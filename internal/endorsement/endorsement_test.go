@@ -2,11 +2,19 @@ package endorsement_test
 
 import (
 	"bytes"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
 	"crypto/x509"
+	"encoding/asn1"
 	"encoding/pem"
 	"errors"
+	"math/big"
 	"os"
 	"testing"
+	"time"
+
+	"github.com/google/go-tpm/tpm2"
 
 	"github.com/InterCooperative-Network/icn-p11/internal/endorsement"
 	"github.com/InterCooperative-Network/icn-p11/internal/swtpmtest"
@@ -88,6 +96,45 @@ func flip(p []byte) []byte {
 	q := bytes.Clone(p)
 	q[len(q)-1] ^= 1
 	return q
+}
+
+// A certificate for another purpose, of whomever, makes no endorsement key.
+func TestPurpose(t *testing.T) {
+	for what, x := range map[string]struct {
+		purposes []asn1.ObjectIdentifier
+		good     bool
+	}{
+		"none":                 {nil, true},
+		"an endorsement key":   {[]asn1.ObjectIdentifier{{2, 23, 133, 8, 1}}, true},
+		"a platform":           {[]asn1.ObjectIdentifier{{2, 23, 133, 8, 2}}, false},
+		"a server, by another": {[]asn1.ObjectIdentifier{{1, 3, 6, 1, 5, 5, 7, 3, 1}}, false},
+	} {
+		key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+		if err != nil {
+			t.Fatal(err)
+		}
+		point, err := key.PublicKey.Bytes()
+		if err != nil {
+			t.Fatal(err)
+		}
+		public := tpm2.ECCEKTemplate
+		public.Unique = tpm2.NewTPMUPublicID(tpm2.TPMAlgECC, &tpm2.TPMSECCPoint{
+			X: tpm2.TPM2BECCParameter{Buffer: point[1:33]}, Y: tpm2.TPM2BECCParameter{Buffer: point[33:]},
+		})
+		template := &x509.Certificate{SerialNumber: big.NewInt(1), NotAfter: time.Now().Add(time.Hour), UnknownExtKeyUsage: x.purposes}
+		der, err := x509.CreateCertificate(rand.Reader, template, template, &key.PublicKey, key)
+		if err != nil {
+			t.Fatal(err)
+		}
+		c, err := x509.ParseCertificate(der)
+		if err != nil {
+			t.Fatal(err)
+		}
+		e := tpm.Endorsement{Public: tpm2.Marshal(public), Certificates: [][]byte{der}}
+		if _, err := endorsement.Verify(e, []*x509.Certificate{c}); (err == nil) != x.good {
+			t.Errorf("for %s: %v", what, err)
+		}
+	}
 }
 
 func TestAuthorities(t *testing.T) {
