@@ -1,0 +1,305 @@
+// Package stats counts what becomes of tokens and how long the TPM takes, in
+// each process, and adds it up in a file of the store that all share.
+//
+// The figures are for operators. They hold no secret, nothing depends on them,
+// and that they cannot be written is never an error to an application.
+package stats
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/InterCooperative-Network/icn-p11/sealstore"
+)
+
+// Interval is how long figures stay in the process alone, so how much of them
+// is lost with one that is killed.
+const Interval = 5 * time.Second
+
+// How long the file is waited for while other processes update it: an
+// application waits at a logout, and at the end for what would be lost.
+const (
+	briefly = 250 * time.Millisecond
+	atLast  = 5 * time.Second
+)
+
+// Recorder counts for one process. All its methods may be called from any
+// goroutine, and on a nil Recorder, which counts nothing.
+type Recorder struct {
+	log   *slog.Logger
+	store *sealstore.Store // nil: none is watched yet
+
+	mu     sync.RWMutex // guards the map, not what it points to
+	tokens map[string]*tokenCounts
+
+	operations sync.Mutex // guards tpm, whose numbers must agree with each other
+	tpm        map[string]Operation
+
+	// due is set from the first count until the timer has had it written.
+	due    atomic.Bool
+	timer  *time.Timer
+	saving sync.Mutex // held while the file is updated; guards what follows
+	closed bool
+	told   bool // that the file cannot be written is in the log
+}
+
+// What is counted of a token.
+const (
+	signatures = iota
+	failedSignatures
+	unseals
+	logins
+	soLogins
+	wrongPINs
+	wrongSOPINs
+	lockedOut
+	pcrMismatches
+	keysUnlocked
+	keysLocked
+	counters
+)
+
+type tokenCounts struct {
+	n             [counters]atomic.Uint64
+	lastSignature atomic.Int64
+	lastLogin     atomic.Int64
+}
+
+// New gives a recorder, nil unless it is wanted.
+func New(wanted bool, log *slog.Logger) *Recorder {
+	if !wanted {
+		return nil
+	}
+	r := &Recorder{log: log, tokens: map[string]*tokenCounts{}, tpm: map[string]Operation{}}
+	r.timer = time.AfterFunc(Interval, func() {
+		r.due.Store(false)
+		r.saving.Lock()
+		defer r.saving.Unlock()
+		r.save(atLast)
+	})
+	r.timer.Stop()
+	return r
+}
+
+// Watch counts what happens in a store from now on, and keeps the figures there.
+func (r *Recorder) Watch(store *sealstore.Store) {
+	if r == nil {
+		return
+	}
+	r.store = store
+	store.Observe(r.event)
+}
+
+// Operation counts an operation of the TPM; it is tpm.Config's Observe. By
+// itself it is no reason to write the file: who only lists tokens writes
+// nothing.
+func (r *Recorder) Operation(op string, took time.Duration, err error) {
+	if r == nil || !validName(op) {
+		return
+	}
+	d := Operation{}
+	if err != nil {
+		d.Errors = 1
+	} else {
+		took = max(took, 0)
+		d.Total, d.Longest = uint64(took), uint64(took)
+	}
+	r.operations.Lock()
+	defer r.operations.Unlock()
+	o := r.tpm[op]
+	o.add(&d)
+	if err == nil {
+		o.count(took)
+	}
+	r.tpm[op] = o
+}
+
+// count enters a time into its bucket.
+func (o *Operation) count(took time.Duration) {
+	i, _ := slices.BinarySearch(Bounds, took)
+	for len(o.Buckets) <= i {
+		o.Buckets = append(o.Buckets, 0)
+	}
+	o.Buckets[i] = sum(o.Buckets[i], 1)
+}
+
+// events maps what the store tells to what is counted of it.
+var events = map[sealstore.Event]int{
+	sealstore.EventLogin: logins, sealstore.EventSOLogin: soLogins,
+	sealstore.EventWrongPIN: wrongPINs, sealstore.EventWrongSOPIN: wrongSOPINs,
+	sealstore.EventLockout: lockedOut, sealstore.EventPCRMismatch: pcrMismatches, sealstore.EventUnseal: unseals,
+}
+
+// event counts what happens to a token.
+func (r *Recorder) event(serial string, e sealstore.Event) {
+	t := r.token(serial)
+	if e == sealstore.EventLogin || e == sealstore.EventSOLogin {
+		t.lastLogin.Store(time.Now().Unix())
+	}
+	r.count(t, events[e])
+}
+
+// Signed counts a signature, or an attempt.
+func (r *Recorder) Signed(serial string, err error) {
+	if r == nil {
+		return
+	}
+	t := r.token(serial)
+	if err != nil {
+		r.count(t, failedSignatures)
+		return
+	}
+	t.lastSignature.Store(time.Now().Unix())
+	r.count(t, signatures)
+}
+
+// Kept counts a key that stays unlocked, or is locked after it has been.
+func (r *Recorder) Kept(serial string, unlocked bool) {
+	if r == nil {
+		return
+	}
+	what := keysLocked
+	if unlocked {
+		what = keysUnlocked
+	}
+	r.count(r.token(serial), what)
+}
+
+func (r *Recorder) count(t *tokenCounts, what int) {
+	t.n[what].Add(1)
+	if !r.due.Load() && r.due.CompareAndSwap(false, true) {
+		r.timer.Reset(Interval)
+	}
+}
+
+// token finds the counters of a token, or makes them.
+func (r *Recorder) token(serial string) *tokenCounts {
+	r.mu.RLock()
+	t := r.tokens[serial]
+	r.mu.RUnlock()
+	if t != nil {
+		return t
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if t = r.tokens[serial]; t == nil {
+		t = &tokenCounts{}
+		r.tokens[serial] = t
+	}
+	return t
+}
+
+// Flush adds what was counted to the file, if anything was that calls for it,
+// and the file is not busy.
+func (r *Recorder) Flush() {
+	if r == nil || !r.saving.TryLock() {
+		return
+	}
+	defer r.saving.Unlock()
+	r.save(briefly)
+}
+
+// Close is the last Flush.
+func (r *Recorder) Close() {
+	if r == nil {
+		return
+	}
+	r.timer.Stop()
+	r.saving.Lock()
+	defer r.saving.Unlock()
+	r.save(atLast)
+	r.closed = true
+}
+
+// save updates the file. r.saving is held.
+func (r *Recorder) save(patience time.Duration) {
+	if r.store == nil || r.closed {
+		return
+	}
+	d := &File{Tokens: r.takeTokens()}
+	if len(d.Tokens) == 0 {
+		return
+	}
+	r.operations.Lock()
+	d.TPM, r.tpm = r.tpm, map[string]Operation{}
+	r.operations.Unlock()
+	err := r.store.UpdateStatistics(patience, func(old []byte, damage error) ([]byte, error) { return r.merge(old, damage, d) })
+	if err == nil {
+		r.told = false
+		return
+	}
+	r.restore(d)
+	if r.told {
+		return
+	}
+	r.told = true
+	level := slog.LevelWarn
+	if errors.Is(err, sealstore.ErrReadOnly) {
+		level = slog.LevelInfo // as its owner wants it
+	}
+	r.log.Log(context.Background(), level, "statistics not written", "error", err)
+}
+
+// merge makes the new content of the file of the old.
+func (r *Recorder) merge(old []byte, damage error, d *File) ([]byte, error) {
+	f, err := Decode(old)
+	if errors.Is(err, ErrVersion) {
+		return nil, err
+	}
+	if damage == nil {
+		damage = err
+	}
+	if damage != nil {
+		r.log.Warn("statistics begin anew", "error", damage)
+		f, _ = Decode(nil)
+	}
+	if f.Since == 0 {
+		f.Since = time.Now().Unix()
+	}
+	f.add(d)
+	for serial := range f.Tokens {
+		if !r.store.Holds(serial) {
+			delete(f.Tokens, serial)
+		}
+	}
+	return f.Encode(), nil
+}
+
+// takeTokens moves what was counted out of the counters.
+func (r *Recorder) takeTokens() map[string]Token {
+	taken := map[string]Token{}
+	r.mu.RLock()
+	defer r.mu.RUnlock()
+	for serial, c := range r.tokens {
+		t := Token{LastSignature: c.lastSignature.Load(), LastLogin: c.lastLogin.Load()}
+		some := false
+		for i, n := range t.counters() {
+			*n = c.n[i].Swap(0)
+			some = some || *n > 0
+		}
+		if some {
+			taken[serial] = t
+		}
+	}
+	return taken
+}
+
+// restore puts back what could not be written, for the next time.
+func (r *Recorder) restore(d *File) {
+	for serial, t := range d.Tokens {
+		c := r.token(serial)
+		for i, n := range t.counters() {
+			c.n[i].Add(*n)
+		}
+	}
+	r.operations.Lock()
+	defer r.operations.Unlock()
+	now := &File{TPM: d.TPM}
+	now.add(&File{TPM: r.tpm})
+	r.tpm = now.TPM
+}
