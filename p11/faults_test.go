@@ -213,7 +213,7 @@ func TestTPMFaults(t *testing.T) {
 				must(t, err)
 				cfg := config.Default()
 				cfg.SealedBlobDir = t.TempDir()
-				p.m.start(cfg, slog.New(slog.DiscardHandler), nopCloser{}, dev)
+				p.m.start(cfg, slog.New(slog.DiscardHandler), nopCloser{}, dev, nil)
 				defer p.m.Finalize()
 				p.h = token(t, p.m)
 				_, _, err = p.m.GenerateKeyPair(p.h, keygen, pubTemplate, privTemplate)

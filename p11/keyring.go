@@ -53,6 +53,8 @@ type keyring struct {
 	mu     sync.Mutex
 	keys   map[sealstore.ID]*liveKey
 	logins int // counts the wipes, so that a key unsealed before one is not kept after it
+	// tell is told of keys that stay unlocked, and of their end. r.mu is not held.
+	tell func(id sealstore.ID, unlocked bool)
 }
 
 func (r *keyring) epoch() int {
@@ -79,6 +81,7 @@ func (r *keyring) keep(id sealstore.ID, k *liveKey, idle time.Duration, epoch in
 	r.keys[id] = k
 	k.idle = time.AfterFunc(idle, func() { r.expire(id, k, idle) })
 	r.mu.Unlock()
+	r.tell(id, true)
 }
 
 // expire wipes a key that was not used for as long as it may stay.
@@ -96,6 +99,7 @@ func (r *keyring) expire(id sealstore.ID, k *liveKey, idle time.Duration) {
 	delete(r.keys, id)
 	r.mu.Unlock()
 	k.destroy()
+	r.tell(id, false)
 }
 
 // lookAgain is how long a key may be used without a look at whether another
@@ -121,7 +125,10 @@ func (r *keyring) forget(id sealstore.ID) {
 	k := r.keys[id]
 	delete(r.keys, id)
 	r.mu.Unlock()
-	k.destroy()
+	if k != nil {
+		k.destroy()
+		r.tell(id, false)
+	}
 }
 
 func (r *keyring) wipe() {
@@ -130,8 +137,9 @@ func (r *keyring) wipe() {
 	r.keys = nil
 	r.logins++
 	r.mu.Unlock()
-	for _, k := range keys {
+	for id, k := range keys {
 		k.destroy()
+		r.tell(id, false)
 	}
 }
 

@@ -192,11 +192,22 @@ func (l *library) finishSign(sess *session, op *messageOp, data []byte, out *Out
 		return err
 	}
 	sess.sign = nil
+	sign := l.sign
+	if l.audit != nil {
+		sign = l.audited
+	}
+	err := sign(sess, op, data, out.Buf[:eddsa.SignatureSize])
+	l.stats.Signed(sess.slot.serial, err)
+	return err
+}
+
+// sign makes a signature, if its key may be used.
+func (l *library) sign(sess *session, op *messageOp, data, sig []byte) error {
 	if op.key.private && l.user(sess.slot) != userIn ||
 		op.key.bool(CKA_ALWAYS_AUTHENTICATE) && !op.authenticated {
 		return CKR_USER_NOT_LOGGED_IN
 	}
-	return l.signWith(sess.slot, op.key, out.Buf[:eddsa.SignatureSize], op.params, data)
+	return l.signWith(sess.slot, op.key, sig, op.params, data)
 }
 
 // VerifyInit is C_VerifyInit (section 5.15.1).

@@ -9,8 +9,10 @@ import (
 	"sync"
 	"sync/atomic"
 
+	"github.com/InterCooperative-Network/icn-p11/internal/audit"
 	"github.com/InterCooperative-Network/icn-p11/internal/config"
 	"github.com/InterCooperative-Network/icn-p11/internal/secmem"
+	"github.com/InterCooperative-Network/icn-p11/internal/stats"
 	"github.com/InterCooperative-Network/icn-p11/sealstore"
 	"github.com/InterCooperative-Network/icn-p11/tpm"
 )
@@ -44,6 +46,8 @@ type library struct {
 	logTo io.Closer
 	tpm   sealstore.Sealer
 	store *sealstore.Store
+	stats *stats.Recorder // nil: nothing is counted
+	audit *audit.Log      // nil: nothing is recorded
 	pool  entropyPool
 
 	lockout lockoutCache
@@ -131,25 +135,29 @@ func (m *Module) open(cfg *config.Config) error {
 	if err != nil {
 		return &coded{CKR_FUNCTION_FAILED, err}
 	}
-	dev, err := tpm.New(tpm.Config{Device: cfg.DevicePath, KeyHandle: cfg.KeyHandle, Log: log})
+	counts := stats.New(cfg.Statistics, log)
+	dev, err := tpm.New(tpm.Config{Device: cfg.DevicePath, KeyHandle: cfg.KeyHandle, Log: log, Observe: counts.Operation})
 	if err != nil {
 		log.Error("configuration refused", "error", err)
 		to.Close()
 		return &coded{CKR_FUNCTION_FAILED, err}
 	}
-	m.start(cfg, log, to, dev)
+	m.start(cfg, log, to, dev, counts)
 	return nil
 }
 
 // start makes the library that the calls from now on use. The caller holds m.mu.
-func (m *Module) start(cfg *config.Config, log *slog.Logger, to io.Closer, dev sealstore.Sealer) {
+func (m *Module) start(cfg *config.Config, log *slog.Logger, to io.Closer, dev sealstore.Sealer, counts *stats.Recorder) {
 	l := &library{
 		cfg: cfg, log: log, logTo: to, tpm: dev,
 		store:    sealstore.Open(cfg.SealedBlobDir, dev, log),
+		stats:    counts,
+		audit:    audit.New(cfg.AuditLog),
 		slots:    map[SlotID]*slot{},
 		sessions: map[SessionHandle]*session{},
 		refused:  map[string]*secmem.Buffer{},
 	}
+	l.stats.Watch(l.store)
 	if err := l.refreshSlots(); err != nil {
 		log.Error("tokens cannot be listed", "error", err)
 	}
@@ -179,6 +187,8 @@ func (m *Module) Finalize() error {
 	if err := l.tpm.Close(); err != nil {
 		l.log.Warn("TPM not closed cleanly", "error", err)
 	}
+	l.stats.Close()
+	l.audit.Close()
 	l.logTo.Close()
 	m.lib.Store(nil)
 	return nil
@@ -229,7 +239,7 @@ func (l *library) fail(op string, serial string, err error) error {
 	level := slog.LevelError
 	switch {
 	case errors.Is(err, sealstore.ErrAuth):
-		rv, level = CKR_PIN_INCORRECT, slog.LevelWarn
+		rv, level = CKR_PIN_INCORRECT, slog.LevelInfo // the store has warned of it
 	case errors.Is(err, sealstore.ErrLockout):
 		rv = CKR_PIN_LOCKED
 	case errors.Is(err, sealstore.ErrNoPIN):

@@ -11,6 +11,7 @@ import (
 	"testing"
 
 	"github.com/InterCooperative-Network/icn-p11/internal/config"
+	"github.com/InterCooperative-Network/icn-p11/internal/stats"
 	"github.com/InterCooperative-Network/icn-p11/sealstore"
 	"github.com/InterCooperative-Network/icn-p11/sealstore/memseal"
 )
@@ -39,7 +40,8 @@ func startWith(t *testing.T, m *Module, s *memseal.Sealer, dir string, change fu
 	if change != nil {
 		change(cfg)
 	}
-	m.start(cfg, slog.New(slog.DiscardHandler), nopCloser{}, s)
+	log := slog.New(slog.DiscardHandler)
+	m.start(cfg, log, nopCloser{}, s, stats.New(cfg.Statistics, log))
 	t.Cleanup(func() {
 		if err := m.Finalize(); err != nil && err != CKR_CRYPTOKI_NOT_INITIALIZED {
 			t.Errorf("finalize: %v", err)

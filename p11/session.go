@@ -354,6 +354,7 @@ func (l *library) logout(s *slot) {
 	if s.token != nil {
 		s.token.Logout()
 	}
+	l.stats.Flush()
 }
 
 // InitPIN is C_InitPIN (section 5.6.6): the SO sets the user's PIN.

@@ -151,6 +151,7 @@ func (l *library) rereadSlots() (gone []*slot, err error) {
 			continue
 		}
 		s := &slot{id: id, serial: t.Serial, cfg: l.cfg.Token(t.Label)}
+		s.keys.tell = l.kept(s)
 		if t.Serial != "" {
 			if s.token, err = l.store.Token(t.Serial); err != nil {
 				l.log.Error("token cannot be opened", "token", t.Serial, "error", err)

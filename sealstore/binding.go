@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"path/filepath"
 	"slices"
-	"strings"
 
 	"golang.org/x/sys/unix"
 
@@ -208,20 +207,31 @@ func (b *Binding) Changes(now [][]byte) []PCRChange {
 // Mismatch is the error of a platform that is in no approved state: ErrPCR,
 // with the PCRs that changed.
 func (b *Binding) Mismatch(now [][]byte) error {
-	var m mismatch
-	for _, c := range b.Changes(now) {
-		m = append(m, fmt.Sprintf("PCR %d (%s) is %x, sealed to %x", c.PCR, b.Bank, c.Now, c.Approved))
+	return &mismatch{b.Bank, b.Changes(now)}
+}
+
+type mismatch struct {
+	bank    string
+	changes []PCRChange
+}
+
+func (m *mismatch) Error() string {
+	text := ErrPCR.Error()
+	for _, c := range m.changes {
+		text += fmt.Sprintf("; PCR %d (%s) is %x, sealed to %x", c.PCR, m.bank, c.Now, c.Approved)
 	}
-	return m
+	return text
 }
 
-type mismatch []string
+func (m *mismatch) Unwrap() error { return ErrPCR }
 
-func (m mismatch) Error() string {
-	return strings.Join(append([]string{ErrPCR.Error()}, m...), "; ")
+// pcrs are the numbers of those that changed.
+func (m *mismatch) pcrs() (n []int) {
+	for _, c := range m.changes {
+		n = append(n, c.PCR)
+	}
+	return n
 }
-
-func (m mismatch) Unwrap() error { return ErrPCR }
 
 // Binding reads what a token is bound to, nil where it is not, and the values
 // that the PCRs have now. Without a login the binding is what the file says.

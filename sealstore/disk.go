@@ -264,14 +264,16 @@ type fileLock struct{ f *os.File }
 // lock takes the lock at path, which is made if it is missing. A lock file that
 // was exchanged together with its directory during the wait is not the one to
 // hold, so path is looked up again afterwards.
-func lock(path string) (*fileLock, error) {
-	deadline := time.Now().Add(lockPatience)
+func lock(path string) (*fileLock, error) { return lockWithin(path, lockPatience) }
+
+func lockWithin(path string, patience time.Duration) (*fileLock, error) {
+	deadline := time.Now().Add(patience)
 	for {
 		f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|unix.O_NOFOLLOW, 0o600)
 		if err != nil {
 			return nil, err
 		}
-		if err := wait(f, deadline); err != nil {
+		if err := wait(f, deadline, patience); err != nil {
 			f.Close()
 			return nil, err
 		}
@@ -289,14 +291,14 @@ func lock(path string) (*fileLock, error) {
 	}
 }
 
-func wait(f *os.File, deadline time.Time) error {
+func wait(f *os.File, deadline time.Time, patience time.Duration) error {
 	for pause := time.Millisecond; ; pause = min(2*pause, 10*time.Millisecond) {
 		err := retry(func() error { return unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB) })
 		if err != unix.EWOULDBLOCK {
 			return wrapPath("flock", f.Name(), err)
 		}
 		if time.Now().After(deadline) {
-			return fmt.Errorf("another process has held %s for %v; see fuser(1) for which", f.Name(), lockPatience)
+			return fmt.Errorf("another process has held %s for %v; see fuser(1) for which", f.Name(), patience)
 		}
 		time.Sleep(pause)
 	}

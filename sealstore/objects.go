@@ -549,8 +549,10 @@ func (t *Token) unseal(id ID, dst []byte, public bool) (int, error) {
 	}
 	n, err := t.unsealObject(v.file, f, k, dst)
 	if err != nil {
+		t.mismatched(err)
 		return 0, fmt.Errorf("object %s of token %s: unsealing: %w", idName(id), t.serial, err)
 	}
+	t.tell(EventUnseal)
 	return n, nil
 }
 

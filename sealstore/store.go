@@ -49,6 +49,8 @@ type Store struct {
 	sealer Sealer
 	log    *slog.Logger
 
+	observe func(serial string, e Event) // nil: nobody counts
+
 	mu       sync.Mutex
 	tokens   map[string]*Token
 	reported map[string]fileID // damaged files that the log has already
@@ -223,7 +225,7 @@ func (s *Store) report(path string, id fileID, what string, err error) {
 	s.reported[path] = id
 	s.mu.Unlock()
 	if !seen || old != id {
-		s.log.Warn(what, "path", path, "err", err)
+		s.log.Warn(what, "path", path, "error", err)
 	}
 }
 

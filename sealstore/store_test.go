@@ -44,7 +44,7 @@ func newToken(t *testing.T, dir string) (*sealstore.Store, *sealstore.Token, *me
 	t.Helper()
 	must(t, os.Chmod(dir, 0o700))
 	dev, j := memseal.New(), new(journal)
-	st := sealstore.Open(dir, dev, slog.New(slog.NewTextHandler(j, nil)))
+	st := sealstore.Open(dir, dev, slog.New(slog.NewTextHandler(j, &slog.HandlerOptions{Level: slog.LevelWarn})))
 	t.Cleanup(st.Close)
 	info, err := st.Create(sealstore.InitParams{Label: "t", SOPIN: sealtest.SOPIN})
 	must(t, err)

@@ -234,7 +234,9 @@ func (t *Token) unsealRing(f *tokenFile, b Blob, auth []byte, private bool) (*ke
 
 // openRoot opens the root secret with a PIN, an empty one where the token needs
 // none, and checks the token file with it.
-func (t *Token) openRoot(f *tokenFile, r Role, pin []byte) (*keyring, error) {
+func (t *Token) openRoot(f *tokenFile, r Role, pin []byte) (_ *keyring, err error) {
+	tried := false
+	defer func() { t.refused(r, err, tried) }()
 	s := &f.SO
 	if r == User {
 		if s = f.User; s == nil {
@@ -252,12 +254,12 @@ func (t *Token) openRoot(f *tokenFile, r Role, pin []byte) (*keyring, error) {
 		// No such PIN was ever set, so that none of the TPM's tries is spent on it.
 		return nil, fmt.Errorf("token %s: %w", t.serial, ErrAuth)
 	default:
-		var err error
 		if auth, err = pinAuth(r, s.KDF, pin); err != nil {
 			return nil, err
 		}
 		defer auth.Destroy()
 	}
+	tried = true
 	k, err := t.unsealRing(f, s.Blob, auth.Bytes(), true)
 	if err != nil {
 		return nil, fmt.Errorf("token %s: unsealing the root secret %s: %w", t.serial, with, err)
@@ -299,6 +301,7 @@ func (t *Token) Login(r Role, pin []byte) error {
 	if r != User {
 		t.forgetPrivate()
 	}
+	t.entered(r)
 	return nil
 }
 
@@ -325,6 +328,7 @@ func (t *Token) Logout() {
 	t.mu.Unlock()
 	t.forgetPrivate()
 	if out {
+		t.left()
 		t.store.sealer.Release()
 	}
 }
@@ -353,6 +357,7 @@ func (t *Token) shed(in instance) {
 	t.mu.Unlock()
 	if out {
 		t.forgetPrivate()
+		t.left()
 		t.store.sealer.Release()
 	}
 }

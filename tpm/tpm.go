@@ -47,6 +47,9 @@ type Config struct {
 	// its last use: other processes may want the TPM's few slots. Zero is 15
 	// seconds.
 	Idle time.Duration
+	// Observe, if it is set, is called after each operation, with what it is
+	// called in the log. It must be quick and must not call the TPM.
+	Observe func(op string, took time.Duration, err error)
 }
 
 const (
@@ -198,8 +201,7 @@ func (t *TPM) within(limit time.Duration, op string, f func() error) error {
 	default:
 		t.keepFor(t.cfg.Idle)
 	}
-	t.cfg.Log.LogAttrs(context.Background(), slog.LevelDebug, "TPM operation",
-		slog.String("operation", op), slog.Duration("took", time.Since(start)), slog.Any("error", err))
+	t.report(op, time.Since(start), err)
 	switch {
 	case lost != nil:
 		return lost // whatever it was wanted for, and it names the device
@@ -207,6 +209,18 @@ func (t *TPM) within(limit time.Duration, op string, f func() error) error {
 		return t.explain(op, err)
 	}
 	return nil
+}
+
+// report tells how an operation went.
+func (t *TPM) report(op string, took time.Duration, err error) {
+	attrs := []slog.Attr{slog.String("operation", op), slog.Duration("took", took)}
+	if err != nil {
+		attrs = append(attrs, slog.Any("error", err))
+	}
+	t.cfg.Log.LogAttrs(context.Background(), slog.LevelDebug, "TPM operation", attrs...)
+	if t.cfg.Observe != nil {
+		t.cfg.Observe(op, took, err)
+	}
 }
 
 // keepFor has the TPM left when it has not been used for so long.

@@ -18,6 +18,7 @@ import (
 	"github.com/pelletier/go-toml/v2/unstable"
 
 	"github.com/InterCooperative-Network/icn-p11/internal/advice"
+	"github.com/InterCooperative-Network/icn-p11/internal/audit"
 	"github.com/InterCooperative-Network/icn-p11/internal/environment"
 	"github.com/InterCooperative-Network/icn-p11/sealstore"
 	"github.com/InterCooperative-Network/icn-p11/tpm"
@@ -40,6 +41,9 @@ type Config struct {
 	FreeSlot        bool          // show an uninitialised slot for C_InitToken
 	LogLevel        slog.Level
 	LogFile         string // "" is syslog, "stderr" the host's standard error
+	LogFormat       string // "text" or "json"
+	AuditLog        string // as audit.New takes it: "" for none, "journal", or a file
+	Statistics      bool   // count in the store
 
 	// Tokens are the settings of single tokens by their label, each complete
 	// with what its table leaves to the keys above.
@@ -63,6 +67,9 @@ type file struct {
 	FreeSlot            *bool   `toml:"free_slot"`
 	LogLevel            *string `toml:"log_level"`
 	LogFile             *string `toml:"log_file"`
+	LogFormat           *string `toml:"log_format"`
+	AuditLog            *string `toml:"audit_log"`
+	Statistics          *bool   `toml:"statistics"`
 
 	Token map[string]tokenTable `toml:"token"`
 }
@@ -77,6 +84,8 @@ func Default() *Config {
 		ECPointEncoding: "der",
 		FreeSlot:        true,
 		LogLevel:        slog.LevelWarn,
+		LogFormat:       "text",
+		Statistics:      true,
 	}
 }
 
@@ -170,6 +179,8 @@ func Parse(name string, data []byte) (*Config, error) {
 	set(&c.Attestation, f.Attestation)
 	set(&c.FreeSlot, f.FreeSlot)
 	set(&c.LogFile, f.LogFile)
+	set(&c.AuditLog, f.AuditLog)
+	set(&c.Statistics, f.Statistics)
 	if f.KeyHandle != nil {
 		p.check(*f.KeyHandle >= 0x81000000 && *f.KeyHandle <= 0x81FFFFFF, "key_handle",
 			"a persistent handle is between 0x81000000 and 0x81FFFFFF")
@@ -200,6 +211,10 @@ func Parse(name string, data []byte) (*Config, error) {
 	}
 	if f.LogFile != nil && c.LogFile != "" && c.LogFile != "stderr" {
 		p.check(filepath.IsAbs(c.LogFile), "log_file", `an absolute path, "stderr", or "" for syslog`)
+	}
+	p.choice(&c.LogFormat, f.LogFormat, []string{"log_format"}, "text", "json")
+	if c.AuditLog != "" && c.AuditLog != audit.Journal {
+		p.check(filepath.IsAbs(c.AuditLog), "audit_log", `an absolute path, "journal", or "" for none`)
 	}
 	p.tokens(c, f.Token)
 	if p.err != nil {

@@ -1,9 +1,15 @@
 package config
 
 import (
+	"errors"
+	"fmt"
+	"io"
 	"log/slog"
+	"log/syslog"
+	"net"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -24,13 +30,17 @@ ec_point_encoding = "raw"
 free_slot = false
 log_level = "debug"
 log_file = "/var/log/p11"
+log_format = "json"
+audit_log = "/var/log/p11-audit"
+statistics = false
 `))
 	if err != nil {
 		t.Fatal(err)
 	}
 	if c.DevicePath != "swtpm:path=/run/tpm.sock" || c.KeyHandle != 0x81000002 || len(c.PCRs) != 2 || c.PCRBank != "sha384" ||
 		c.SealedBlobDir != "/var/lib/x" || c.AutoLockTimeout != 5*time.Minute || c.ECPointEncoding != "raw" || c.FreeSlot ||
-		c.LogLevel != slog.LevelDebug || c.LogFile != "/var/log/p11" || c.Source != "f" {
+		c.LogLevel != slog.LevelDebug || c.LogFile != "/var/log/p11" || c.LogFormat != "json" ||
+		c.AuditLog != "/var/log/p11-audit" || c.Statistics || c.Source != "f" {
 		t.Errorf("%+v", c)
 	}
 }
@@ -53,6 +63,10 @@ func TestErrorsNameTheLine(t *testing.T) {
 		"sealed_blob_dir = \"p11\"":             "f:1: sealed_blob_dir",
 		"sealed_blob_dir = \"~/p11\"":           "f:1: sealed_blob_dir",
 		"log_file = \"p11.log\"":                "f:1: log_file",
+		"log_format = \"JSON\"":                 "f:1: log_format: \"JSON\" is none of text, json",
+		"\naudit_log = \"audit\"":               "f:2: audit_log: an absolute path",
+		"audit_log = true":                      "f:1: audit_log: a text in quotes is expected",
+		"statistics = 1":                        "f:1: statistics: true or false is expected",
 		"[section]\nx = 1":                      "f:",
 		"device_path = ":                        "f:1: ",
 		"\ndevice_path = \"tpm\"":               "f:2: device_path: \"tpm\": not /dev/tpmrm0, ",
@@ -197,7 +211,8 @@ func TestExample(t *testing.T) {
 		t.Fatal(err)
 	}
 	d := Default()
-	if got.KeyHandle != d.KeyHandle || got.FreeSlot != d.FreeSlot || got.SealedBlobDir != d.SealedBlobDir {
+	if got.KeyHandle != d.KeyHandle || got.FreeSlot != d.FreeSlot || got.SealedBlobDir != d.SealedBlobDir ||
+		got.LogFormat != "text" || got.AuditLog != "" || !got.Statistics {
 		t.Error("the example as it stands changes a default")
 	}
 	var on strings.Builder
@@ -221,7 +236,8 @@ func TestExample(t *testing.T) {
 		t.Errorf("the example's token: %+v", c.Tokens)
 	}
 	for _, k := range []string{"device_path", "key_handle", "platform_binding", "pcrs", "pcr_bank", "attestation", "sealed_blob_dir",
-		"auto_lock_timeout_secs", "ec_point_encoding", "free_slot", "log_level", "log_file", "pin_source", "hide", "read_only", "slot"} {
+		"auto_lock_timeout_secs", "ec_point_encoding", "free_slot", "log_level", "log_file", "log_format",
+		"audit_log", "statistics", "pin_source", "hide", "read_only", "slot"} {
 		if !keys[k] {
 			t.Errorf("%s is not in the example", k)
 		}
@@ -248,6 +264,70 @@ func TestLogger(t *testing.T) {
 	if st, _ := os.Stat(c.LogFile); st.Mode().Perm() != 0o600 {
 		t.Errorf("mode %v", st.Mode())
 	}
+}
+
+// TestLogFormats: both formats say the same; JSON has durations in seconds.
+func TestLogFormats(t *testing.T) {
+	for format, want := range map[string]string{
+		"text": `^time=\S+ level=WARN msg="a message" pid=\d+ took=1.5ms error="a: b"\n$`,
+		"json": `^{"time":"[^"]+","level":"WARN","msg":"a message","pid":\d+,"took":0.0015,"error":"a: b"}\n$`,
+	} {
+		c := Default()
+		c.LogFile, c.LogFormat = filepath.Join(t.TempDir(), "log"), format
+		log, to, err := c.Logger()
+		if err != nil {
+			t.Fatal(err)
+		}
+		log.Warn("a message", "took", 1500*time.Microsecond, "error", errors.New("a: b"))
+		to.Close()
+		if b, err := os.ReadFile(c.LogFile); err != nil || !regexp.MustCompile(want).Match(b) {
+			t.Errorf("%s: %s, %v", format, b, err)
+		}
+	}
+}
+
+// TestSyslogSeverity: syslog learns the level of a record in either format.
+func TestSyslogSeverity(t *testing.T) {
+	severities := map[slog.Level]int{slog.LevelDebug: 7, slog.LevelInfo: 6, slog.LevelWarn: 4, slog.LevelError: 3}
+	l, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: filepath.Join(shortDir(t), "log"), Net: "unixgram"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	l.SetReadDeadline(time.Now().Add(10 * time.Second))
+	for _, format := range []string{"text", "json"} {
+		for level, severity := range severities {
+			c := Default()
+			c.LogLevel, c.LogFormat = slog.LevelDebug, format
+			log, to, err := c.Logger()
+			if err != nil {
+				t.Fatal(err)
+			}
+			to.(*sink).open = func() (io.WriteCloser, error) {
+				w, err := syslog.Dial("unixgram", l.LocalAddr().String(), syslog.LOG_WARNING|syslog.LOG_USER, "icn-p11")
+				return syslogWriter{w}, err
+			}
+			log.Log(t.Context(), level, "a message")
+			to.Close()
+			buf := make([]byte, 4096)
+			n, err := l.Read(buf)
+			// Facility 1, user-level messages, times 8, and the severity (RFC 5424, 6.2.1).
+			want := fmt.Sprintf("<%d>", 8+severity)
+			if err != nil || !strings.HasPrefix(string(buf[:n]), want) || strings.Contains(string(buf[:n]), "time") {
+				t.Errorf("%s, %v: %q, %v", format, level, buf[:n], err)
+			}
+		}
+	}
+}
+
+// shortDir is one whose name leaves room for a socket's.
+func shortDir(t *testing.T) string {
+	dir, err := os.MkdirTemp("", "log")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	return dir
 }
 
 func TestBinding(t *testing.T) {

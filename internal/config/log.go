@@ -24,18 +24,27 @@ func (c *Config) Logger() (*slog.Logger, io.Closer, error) {
 			return os.OpenFile(name, os.O_WRONLY|os.O_APPEND|os.O_CREATE, 0o600)
 		}
 	}
-	opts := &slog.HandlerOptions{Level: c.LogLevel}
-	if c.LogFile == "" {
-		opts.ReplaceAttr = dropTime // syslog has its own
+	// Syslog has its own time and process number.
+	toSyslog := c.LogFile == ""
+	asJSON := c.LogFormat == "json"
+	opts := &slog.HandlerOptions{Level: c.LogLevel, ReplaceAttr: func(groups []string, a slog.Attr) slog.Attr {
+		switch {
+		case toSyslog && len(groups) == 0 && a.Key == slog.TimeKey:
+			return slog.Attr{}
+		case asJSON && a.Value.Kind() == slog.KindDuration:
+			a.Value = slog.Float64Value(a.Value.Duration().Seconds())
+		}
+		return a
+	}}
+	var h slog.Handler = slog.NewTextHandler(w, opts)
+	if asJSON {
+		h = slog.NewJSONHandler(w, opts)
 	}
-	return slog.New(slog.NewTextHandler(w, opts)), w, nil
-}
-
-func dropTime(groups []string, a slog.Attr) slog.Attr {
-	if len(groups) == 0 && a.Key == slog.TimeKey {
-		return slog.Attr{}
+	log := slog.New(h)
+	if !toSyslog {
+		log = log.With("pid", os.Getpid())
 	}
-	return a
+	return log, w, nil
 }
 
 type keepOpen struct{ io.Writer }
@@ -74,8 +83,8 @@ func (s *sink) Close() error {
 	return nil
 }
 
-// openSyslog dials the local syslog; the text handler's level word chooses
-// the severity of each record.
+// openSyslog dials the local syslog; the level, which both handlers write first,
+// chooses the severity of each record.
 func openSyslog() (io.WriteCloser, error) {
 	w, err := syslog.New(syslog.LOG_WARNING|syslog.LOG_AUTH, "icn-p11")
 	if err != nil {
@@ -89,12 +98,16 @@ type syslogWriter struct{ *syslog.Writer }
 func (w syslogWriter) Write(p []byte) (int, error) {
 	log := w.Warning
 	switch {
-	case bytes.HasPrefix(p, []byte("level=ERROR")):
+	case hasLevel(p, slog.LevelError):
 		log = w.Err
-	case bytes.HasPrefix(p, []byte("level=INFO")):
+	case hasLevel(p, slog.LevelInfo):
 		log = w.Info
-	case bytes.HasPrefix(p, []byte("level=DEBUG")):
+	case hasLevel(p, slog.LevelDebug):
 		log = w.Debug
 	}
 	return len(p), log(string(p))
+}
+
+func hasLevel(p []byte, l slog.Level) bool {
+	return bytes.HasPrefix(p, []byte("level="+l.String())) || bytes.HasPrefix(p, []byte(`{"level":"`+l.String()))
 }

@@ -40,6 +40,10 @@ const (
 	Ph                  // Ed25519ph
 )
 
+func (v Variant) String() string {
+	return [...]string{Pure: "Ed25519", Ctx: "Ed25519ctx", Ph: "Ed25519ph"}[v]
+}
+
 // Params says how a message is signed. Pure takes no context; Ctx takes one
 // that is not empty; Ph may have one.
 type Params struct {
