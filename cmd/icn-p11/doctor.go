@@ -16,6 +16,7 @@ import (
 
 	"github.com/InterCooperative-Network/icn-p11/internal/account"
 	"github.com/InterCooperative-Network/icn-p11/internal/advice"
+	"github.com/InterCooperative-Network/icn-p11/internal/audit"
 	"github.com/InterCooperative-Network/icn-p11/internal/bootlog"
 	"github.com/InterCooperative-Network/icn-p11/internal/config"
 	"github.com/InterCooperative-Network/icn-p11/internal/secmem"
@@ -110,9 +111,24 @@ func (d *doctor) run(a *app) {
 		reachable := d.chip(p)
 		d.directory(p)
 		d.tokens(p, reachable)
+		d.audit(p.cfg)
 	}
 	d.memory()
 	d.registration()
+}
+
+// audit tells whether signatures can be recorded, without which there are none.
+func (d *doctor) audit(cfg *config.Config) {
+	const name = "audit log"
+	if cfg.AuditLog == "" {
+		return
+	}
+	if err := audit.Check(cfg.AuditLog); err != nil {
+		what, cure := advice.Split(err)
+		d.add(name, resultFail, cure, "%s", strings.TrimPrefix(what, name+": "))
+		return
+	}
+	d.add(name, resultOK, "", "%s", cfg.AuditLog)
 }
 
 // configuration reads the configuration, without which little can be checked.
@@ -143,9 +159,10 @@ func (d *doctor) configuration(a *app) *place {
 		logTo = "syslog"
 	}
 	d.add("configuration", resultOK, "", "%s: device_path %s, key_handle 0x%08x, sealed_blob_dir %s, auto_lock_timeout_secs %d, ec_point_encoding %s, free_slot %t, "+
-		"platform_binding %t, pcrs %v, pcr_bank %s, attestation %t, log_level %s, log_file %s",
+		"platform_binding %t, pcrs %v, pcr_bank %s, attestation %t, log_level %s, log_file %s, log_format %s, audit_log %q, statistics %t",
 		source, device, cfg.KeyHandle, cfg.SealedBlobDir, int(cfg.AutoLockTimeout.Seconds()), cfg.ECPointEncoding, cfg.FreeSlot,
-		cfg.PlatformBinding, cfg.PCRs, cfg.PCRBank, cfg.Attestation, strings.ToLower(cfg.LogLevel.String()), logTo)
+		cfg.PlatformBinding, cfg.PCRs, cfg.PCRBank, cfg.Attestation, strings.ToLower(cfg.LogLevel.String()), logTo,
+		cfg.LogFormat, cfg.AuditLog, cfg.Statistics)
 	return p
 }
 

@@ -176,6 +176,8 @@ func TestJSON(t *testing.T) {
 	do(exitOK, "srk evict")
 	do(exitOK, "lockout show")
 	do(exitOK, "lockout reset")
+	do(exitOK, "status", "node")
+	do(exitOK, "metrics")
 	do(exitFailed, "doctor", "--event-log", "nowhere") // PCR 7
 	do(exitOK, "token rename", "node", "other")
 	do(exitOK, "version")
@@ -193,6 +195,8 @@ func TestJSON(t *testing.T) {
 	do(exitOK, "list")
 	fail(exitFailed, "srk show")
 	fail(exitFailed, "lockout show")
+	do(exitFailed, "status", "other")
+	do(exitOK, "metrics")
 	b.tpm.Restart()
 	do(exitOK, "token delete", "other", "--yes")
 

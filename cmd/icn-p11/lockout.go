@@ -44,7 +44,7 @@ func (a *app) lockoutShow() *cobra.Command {
 			}
 			w := tabwriter.NewWriter(a.out, 0, 0, 2, ' ', 0)
 			fmt.Fprintf(w, "Wrong PINs\t%d of %d\n", l.Counter, l.Max)
-			fmt.Fprintf(w, "State\t%s\n", map[bool]string{true: "locked: every PIN is refused", false: "open"}[l.InLockout])
+			fmt.Fprintf(w, "State\t%s\n", lockoutText(l))
 			fmt.Fprintf(w, "Forgiven\t%s\n", forgiven(l))
 			if l.Counter > 0 && l.Interval > 0 {
 				fmt.Fprintf(w, "Next\tin at most %s; all in at most %s\n", span(l.Interval), span(time.Duration(l.Counter)*l.Interval))
@@ -106,6 +106,14 @@ func (a *app) lockoutReset() *cobra.Command {
 	password.on(cmd)
 	c.flags(cmd, false, false, false)
 	return cmd
+}
+
+// lockoutText tells whether the TPM takes PINs.
+func lockoutText(l sealstore.Lockout) string {
+	if l.InLockout {
+		return "locked: every PIN is refused"
+	}
+	return "open"
 }
 
 func (p *place) resetLockout(password *passwordFlag, wanted bool) error {

@@ -13,6 +13,8 @@ import (
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
+
+	"github.com/InterCooperative-Network/icn-p11/internal/stats"
 )
 
 // version is the release; the Makefile sets it.
@@ -46,6 +48,9 @@ func run(args []string, stdout, stderr io.Writer) int {
 	root := a.root()
 	root.SetArgs(args)
 	cmd, err := root.ExecuteC()
+	for _, r := range a.counts {
+		r.Close()
+	}
 	if out.err != nil && (err == nil || err == out.err) {
 		err = fmt.Errorf("writing to standard output: %w", out.err)
 	}
@@ -99,6 +104,7 @@ type app struct {
 	begun    bool // the command line was good and the command is at work
 	asJSON   bool // --json is given
 	bar      *bar // the last progress, nil for none
+	counts   []*stats.Recorder
 }
 
 // note is for the person who watches; scripts read what goes to out.
@@ -165,6 +171,8 @@ is described in icn-p11.conf(5).`,
 		a.attestCommand(),
 		a.srkCommand(),
 		a.lockoutCommand(),
+		a.statusCommand(),
+		a.metricsCommand(),
 		a.doctorCommand(),
 		a.versionCommand(),
 	)

@@ -11,6 +11,7 @@ import (
 
 	"github.com/InterCooperative-Network/icn-p11/internal/config"
 	"github.com/InterCooperative-Network/icn-p11/internal/did"
+	"github.com/InterCooperative-Network/icn-p11/internal/stats"
 	"github.com/InterCooperative-Network/icn-p11/p11"
 	"github.com/InterCooperative-Network/icn-p11/sealstore"
 	"github.com/InterCooperative-Network/icn-p11/tpm"
@@ -44,11 +45,15 @@ func (a *app) openWith(cfg *config.Config) (*place, error) {
 	if err != nil {
 		return nil, err
 	}
-	dev, err := tpm.New(tpm.Config{Device: cfg.DevicePath, KeyHandle: cfg.KeyHandle, Log: log})
+	counts := stats.New(cfg.Statistics, log)
+	dev, err := tpm.New(tpm.Config{Device: cfg.DevicePath, KeyHandle: cfg.KeyHandle, Log: log, Observe: counts.Operation})
 	if err != nil {
 		return nil, err
 	}
-	return &place{cfg, dev, sealstore.Open(cfg.SealedBlobDir, dev, log), a.progress}, nil
+	store := sealstore.Open(cfg.SealedBlobDir, dev, log)
+	counts.Watch(store)
+	a.counts = append(a.counts, counts)
+	return &place{cfg, dev, store, a.progress}, nil
 }
 
 // reachable finds out whether the TPM is there and has a storage root key.
