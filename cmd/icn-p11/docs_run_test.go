@@ -21,7 +21,7 @@ import (
 // documents are those whose commands TestDocuments runs. test/interop has
 // others, which need the installed module or a newer OpenSSL, and scripts those
 // that need certified TPMs.
-var documents = []string{"usage.md", "fleet.md", "migration.md", "observability.md"}
+var documents = []string{"usage.md", "recovery.md", "migration.md", "fleet.md", "observability.md"}
 
 // A block of a document that is run. Besides what is marked sh, a document may
 // have these comments on lines of their own, which no reader sees:

@@ -185,6 +185,8 @@ var dryRuns = map[string]string{
 	"migrate finish":   "leaving there.parcel.proof",
 	"migrate cancel":   "leaving",
 	"migrate withdraw": "here.offer",
+	"backup create":    "node --out new.backup --passphrase-source env:NOT_SET",
+	"backup restore":   "lost.backup --passphrase-source env:PASSPHRASE",
 	"srk persist":      "",
 	"srk evict":        "",
 	"lockout reset":    "",
@@ -228,9 +230,13 @@ func (b *bench) migrations() {
 // A dry run asks for no PIN, reads none, and leaves store and TPM as they were.
 func TestDryRunsChangeNothing(t *testing.T) {
 	b := newBench(t)
+	t.Setenv("PASSPHRASE", "correct horse battery staple")
 	b.must(`
 		init --label node
 		init --label bound
+		init --label lost --recoverable
+		backup create lost --out lost.backup --passphrase-source env:PASSPHRASE
+		token delete lost --yes
 		pcr bind bound`)
 	status, certificate, stderr := b.run("cert", "request", "node", "--subject", "CN=node", "--self-signed")
 	if status != exitOK {

@@ -29,7 +29,7 @@ func explain(err error) error {
 	case errors.Is(err, sealstore.ErrPCR):
 		return fmt.Errorf("%w; \"icn-p11 pcr show TOKEN\" tells what changed, and where the change is meant, \"icn-p11 pcr rebind TOKEN\" approves it", err)
 	case errors.Is(err, sealstore.ErrIntegrity):
-		return fmt.Errorf("%w: restore the store's files from a backup of this machine", err)
+		return fmt.Errorf("%w: restore the token (icn-p11 backup restore FILE --replace) or the store's files from a backup of this machine", err)
 	}
 	return err
 }

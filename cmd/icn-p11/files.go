@@ -12,6 +12,8 @@ import (
 
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
+
+	"github.com/InterCooperative-Network/icn-p11/internal/secmem"
 )
 
 // openInput opens what FILE stands for: a path, fd:N, or - for standard input.
@@ -48,6 +50,34 @@ func readInput(name string, limit int64) ([]byte, error) {
 		return nil, fmt.Errorf("%s: more than %d MiB", name, limit>>20)
 	}
 	return data, nil
+}
+
+// readSecret reads a FILE into secret memory, which the caller destroys.
+func readSecret(name string) (*secmem.Buffer, error) {
+	f, err := openInput(name)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	room, err := secmem.New(secmem.Max)
+	if err != nil {
+		return nil, err
+	}
+	defer room.Destroy()
+	n, err := io.ReadFull(f, room.Bytes())
+	switch {
+	case err == nil:
+		return nil, fmt.Errorf("%s: more than %d bytes: this is no key", name, secmem.Max-1)
+	case err == io.EOF:
+		return nil, fmt.Errorf("%s is empty", name)
+	case err != io.ErrUnexpectedEOF:
+		return nil, pathCause(name, err)
+	}
+	b, err := secmem.New(n)
+	if err == nil {
+		secmem.Copy(b.Bytes(), room.Bytes())
+	}
+	return b, err
 }
 
 // pathCause names a path once, and without what was done to it. nil stays nil.

@@ -199,11 +199,14 @@ func (o *initFlags) result(p *place, t sealstore.TokenInfo) newToken {
 	return r
 }
 
-func (r *newToken) slot() string {
-	if r.Slot == nil {
+func (r *newToken) slot() string { return slotOf(r.Slot) }
+
+// slotOf writes a slot number, or a dash for a token that is hidden.
+func slotOf(id *p11.SlotID) string {
+	if id == nil {
 		return dash("")
 	}
-	return fmt.Sprint(*r.Slot)
+	return fmt.Sprint(*id)
 }
 
 // wouldInit is the dry run of init.

@@ -42,9 +42,10 @@ func document(text string) (v any, err error) {
 
 // unseen are documented fields that this test cannot bring about.
 var unseen = map[string][]string{
-	"init":     {"event_log"},                              // not where the machine has a readable one
-	"pcr show": {"events_gone", "events_added"},            // script pcr has them
-	"show":     {"moving", "offer", "srk_name", "started"}, // TestMigrationJSON has them
+	"init":           {"event_log"},                              // not where the machine has a readable one
+	"backup restore": {"event_log"},                              // the same
+	"pcr show":       {"events_gone", "events_added"},            // script pcr has them
+	"show":           {"moving", "offer", "srk_name", "started"}, // TestMigrationJSON has them
 }
 
 // elsewhere are verbs whose JSON other tests look at.
@@ -145,6 +146,14 @@ func TestJSON(t *testing.T) {
 	do(exitOK, "agent sign", "message", "--socket", other)
 	fail(exitFailed, "agent list", "--socket", "nowhere")
 	fail(exitFailed, "agent sign", "nothing", "--socket", other)
+
+	identity, recipient := offline(t)
+	do(exitOK, "backup create", "bound", "--out", "bound.backup", "--recipient", recipient, "--force")
+	fail(exitUsage, "backup create", "bound", "--out", "bound.backup")
+	do(exitOK, "backup verify", "bound.backup", "--identity", identity)
+	fail(exitFailed, "backup verify", "message", "--identity", identity)
+	do(exitOK, "backup restore", "bound.backup", "--identity", identity, "--replace", "--yes")
+	fail(exitFailed, "backup restore", "bound.backup", "--identity", identity)
 
 	do(exitOK, "pcr show", "node")
 	do(exitOK, "pcr bind", "node", "--event-log", "nowhere")

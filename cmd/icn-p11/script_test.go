@@ -97,6 +97,7 @@ func TestScript(t *testing.T) {
 					tpm.Restart()
 				case "other":
 					other := swtpmtest.Start(ts.Value(testKey).(testing.TB))
+					ts.Value(rackKey).(*rack).at = other
 					ts.Setenv("TPM2TOOLS_TCTI", other.Device())
 					ts.Check(writeConf(ts.Getenv("ICN_P11_CONF"), other.Device(), ts.Getenv("STORE")))
 				case "boot":

@@ -18,7 +18,7 @@ import (
 // reads are the verbs that change nothing, so that they need no dry run.
 var reads = []string{
 	"list", "show", "did", "did resolve", "verify", "key list", "key show", "key export-public",
-	"cert export", "migrate list", "pcr show", "srk show", "lockout show", "status", "metrics", "doctor", "version", "agent", "agent list", "agent sign",
+	"cert export", "migrate list", "backup verify", "pcr show", "srk show", "lockout show", "status", "metrics", "doctor", "version", "agent", "agent list", "agent sign",
 	"attest", "attest verify", "attest respond",
 }
 

@@ -116,6 +116,16 @@ func (s Source) ReadPassword(what string) (*secmem.Buffer, error) {
 	return s.get(what, false, 0, "a password")
 }
 
+// MinPassphrase is the length of the shortest new passphrase, in bytes. Unlike
+// a PIN, whose tries the TPM counts, it can be guessed at for ever.
+const MinPassphrase = 8
+
+// ReadNewPassphrase is Read for a passphrase that something is encrypted under
+// from now on.
+func (s Source) ReadNewPassphrase(what string) (*secmem.Buffer, error) {
+	return s.get(what, true, MinPassphrase, "a passphrase")
+}
+
 func (s Source) get(what string, fresh bool, least int, kind string) (*secmem.Buffer, error) {
 	buf, err := secmem.New(room)
 	if err != nil {
@@ -134,7 +144,7 @@ func (s Source) get(what string, fresh bool, least int, kind string) (*secmem.Bu
 	}
 	// Most often a stray line end, which would have to be typed at every login.
 	if fresh && bytes.ContainsFunc(buf.Bytes()[:n], unicode.IsControl) {
-		return nil, fmt.Errorf("%s from %s: a new PIN has no control characters (a file may end with one newline, and no carriage return)", what, s)
+		return nil, fmt.Errorf("%s from %s: %s that is new has no control characters (a file may end with one newline, and no carriage return)", what, s, kind)
 	}
 	pin, err := secmem.New(n)
 	if err != nil {
