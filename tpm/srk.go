@@ -103,7 +103,7 @@ func (t *TPM) derive(owner []byte) (k *rootKey, err error) {
 // ownerError says what a TPM means that refuses the owner hierarchy's password.
 func ownerError(owner []byte) error {
 	if len(owner) > 0 {
-		return errors.New("wrong owner password")
+		return verdict{errors.New("wrong owner password")}
 	}
 	return advice.With(fmt.Errorf("creating the storage root key: %w", sealstore.ErrOwner),
 		`run "icn-p11 srk persist --owner-auth-source SRC", so that none has to be created`)

@@ -947,9 +947,9 @@ func (t *TPM) ResetLockout(password []byte) error {
 			}, s, page.Bytes())
 			switch {
 			case isWrongAuth(err):
-				return fmt.Errorf("wrong lockout password: the TPM takes none now for %v", l.Recovery)
+				return verdict{fmt.Errorf("wrong lockout password: the TPM takes none now for %v", l.Recovery)}
 			case errors.Is(err, tpm2.TPMRCLockout):
-				return fmt.Errorf("the TPM takes no lockout password at present: one that was wrong keeps it from that for %v", l.Recovery)
+				return verdict{fmt.Errorf("the TPM takes no lockout password at present: one that was wrong keeps it from that for %v", l.Recovery)}
 			}
 			return err
 		})
@@ -1029,12 +1029,20 @@ func undecodable(err error) bool {
 	var rc tpm2.TPMRC
 	var fmt1 tpm2.TPMFmt1Error
 	var system syscall.Errno
-	if errors.As(err, &rc) || errors.As(err, &fmt1) || errors.As(err, &system) {
+	if errors.As(err, &rc) || errors.As(err, &fmt1) || errors.As(err, &system) || errors.As(err, new(verdict)) {
 		return false
 	}
-	return !slices.ContainsFunc([]error{sealstore.ErrParent, sealstore.ErrBlob, sealstore.ErrIntegrity, sealstore.ErrPCR, errNoPCR, ErrEndorsement, ErrCredential},
+	if _, cure := advice.Split(err); cure != "" {
+		return false
+	}
+	return !slices.ContainsFunc([]error{sealstore.ErrParent, sealstore.ErrOwner, sealstore.ErrBlob, sealstore.ErrIntegrity, sealstore.ErrPCR, errNoPCR, ErrEndorsement, ErrCredential},
 		func(known error) bool { return errors.Is(err, known) })
 }
+
+// verdict is what an answer of the TPM means, in this package's own words.
+type verdict struct{ error }
+
+func (v verdict) Unwrap() error { return v.error }
 
 // Report is what the doctor wants to know about a TPM.
 type Report struct {
