@@ -33,12 +33,14 @@ const (
 	MaxHandle = 0x81FFFFFF
 )
 
+// MaxPCR is the largest number in pcr_slots.
+const MaxPCR = 31
+
 // Bounds of what a file holds.
 const (
 	keySize    = 32
 	maxPart    = 1024 // of either half of the sealed object
-	maxPCR     = 31
-	maxPCRs    = maxPCR + 1
+	maxPCRs    = MaxPCR + 1
 	maxVersion = 255
 )
 
@@ -152,7 +154,7 @@ func parse(data, seed []byte) (b *Blob, plain bool, err error) {
 		case publicKey:
 			key = s.array(name, keySize, keySize, 255)
 		case pcrSlots:
-			b.PCRs = s.array(name, 0, maxPCRs, maxPCR)
+			b.PCRs = s.array(name, 0, maxPCRs, MaxPCR)
 		case keyHandle:
 			if !s.null() {
 				h := uint32(s.number(name, MinHandle, MaxHandle))
