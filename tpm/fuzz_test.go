@@ -64,6 +64,7 @@ type sealed struct {
 	about       sealstore.Blob // with its creation
 	credential  []byte
 	wrapped     Duplicate
+	foreign     Foreign
 }
 
 var (
@@ -129,6 +130,25 @@ var operations = []func(t *TPM, s *sealed) error{
 		_, err = t.ImportWrapped(s.parent, s.wrapped, fuzzAuth, page.Bytes())
 		return err
 	},
+	func(t *TPM, s *sealed) error {
+		f := s.foreign
+		f.Parent.templates = []tpm2.TPMTPublic{tpm2.ECCSRKTemplate, icnTemplate()}
+		return fuzzForeign(t, s.parent, f)
+	},
+	func(t *TPM, s *sealed) error {
+		_, err := t.SealForeign(s.parent, ICNParent(), nil, fuzzSecret)
+		return err
+	},
+}
+
+func fuzzForeign(t *TPM, parent []byte, f Foreign) error {
+	page, err := secmem.New(maxSecret)
+	if err != nil {
+		return err
+	}
+	defer page.Destroy()
+	_, err = t.UnsealForeign(parent, f, nil, nil, page.Bytes())
+	return err
 }
 
 func fuzzUnseal(t *TPM, parent []byte, b sealstore.Blob) error {
@@ -187,6 +207,8 @@ func recorded(t testing.TB) (s *sealed, answers [][]byte) {
 	e, err := d.Endorsement()
 	must(err)
 	s.credential, err = Credential(e.Public, s.parent, fuzzSecret)
+	must(err)
+	s.foreign, err = d.SealForeign(s.parent, ICNParent(), nil, fuzzSecret)
 	must(err)
 	must(d.Close())
 	swtpm.Define(ekECC256, fuzzCertificate(t, e.Public))

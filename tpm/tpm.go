@@ -726,7 +726,6 @@ func (t *TPM) Seal(parent []byte, secret, auth []byte, o sealstore.SealOptions) 
 	// UserWithAuth lets the authorisation value alone open the seal.
 	template.ObjectAttributes.UserWithAuth = o.Binding == nil
 	template.AuthPolicy = policy
-	public := tpm2.New2B(template)
 	err = t.do("sealing", func() error {
 		srk, err := t.root(parent)
 		if err != nil {
@@ -736,40 +735,50 @@ func (t *TPM) Seal(parent []byte, secret, auth []byte, o sealstore.SealOptions) 
 		if err != nil {
 			return err
 		}
-		params, err := secmem.New(secmem.Max)
-		if err != nil {
-			return err
-		}
-		defer params.Destroy()
-		w := writer{buf: params.Bytes()}
-		w.u16(2 + len(auth) + 2 + len(secret)) // TPM2B_SENSITIVE_CREATE (Part 2, 11.1.15)
-		w.sized(auth)
-		w.sized(secret)
-		w.raw(tpm2.Marshal(public))
-		w.sized(o.About) // outsideInfo
-		w.u32(0)         // creationPCR
-		if w.full {
-			return errors.New("sealed secret too large")
-		}
-		out, err := t.exec(command{
-			code: tpm2.TPMCCCreate, handles: []tpm2.TPMHandle{srk.handle}, names: []tpm2.TPM2BName{srk.name},
-			params: w.buf[:w.n],
-		}, s, params.Bytes())
+		made, err := t.create(srk, s, template, secret, auth, o.About)
 		if err = t.rootError(srk, err); err != nil {
 			return err
 		}
-		r := reader{out}
-		b.Private, b.Public = bytes.Clone(r.sized()), bytes.Clone(r.sized())
-		data, _, ticket := bytes.Clone(r.sized()), r.sized(), bytes.Clone(r.buf) // between them: creationHash
-		if r.buf == nil || len(b.Private) == 0 || len(b.Public) == 0 || len(data) == 0 || len(ticket) == 0 {
-			return errFrame
-		}
-		if len(o.About) > 0 {
-			b.Creation = &sealstore.Creation{About: bytes.Clone(o.About), Data: data, Ticket: ticket}
-		}
+		b.Public, b.Private, b.Creation = made.Public, made.Private, made.Creation
 		return nil
 	})
 	return b, err
+}
+
+// create runs TPM2_Create for a sealed object, authorised and encrypted by s.
+func (t *TPM) create(parent *rootKey, s *warmSession, template tpm2.TPMTPublic, secret, auth, about []byte) (b sealstore.Blob, err error) {
+	params, err := secmem.New(secmem.Max)
+	if err != nil {
+		return b, err
+	}
+	defer params.Destroy()
+	w := writer{buf: params.Bytes()}
+	w.u16(2 + len(auth) + 2 + len(secret)) // TPM2B_SENSITIVE_CREATE (Part 2, 11.1.15)
+	w.sized(auth)
+	w.sized(secret)
+	w.raw(tpm2.Marshal(tpm2.New2B(template)))
+	w.sized(about) // outsideInfo
+	w.u32(0)       // creationPCR
+	if w.full {
+		return b, errors.New("sealed secret too large")
+	}
+	out, err := t.exec(command{
+		code: tpm2.TPMCCCreate, handles: []tpm2.TPMHandle{parent.handle}, names: []tpm2.TPM2BName{parent.name},
+		params: w.buf[:w.n],
+	}, s, params.Bytes())
+	if err != nil {
+		return b, err
+	}
+	r := reader{out}
+	b.Private, b.Public = bytes.Clone(r.sized()), bytes.Clone(r.sized())
+	data, _, ticket := bytes.Clone(r.sized()), r.sized(), bytes.Clone(r.buf) // between them: creationHash
+	if r.buf == nil || len(b.Private) == 0 || len(b.Public) == 0 || len(data) == 0 || len(ticket) == 0 {
+		return b, errFrame
+	}
+	if len(about) > 0 {
+		b.Creation = &sealstore.Creation{About: bytes.Clone(about), Data: data, Ticket: ticket}
+	}
+	return b, nil
 }
 
 // Unseal implements sealstore.Sealer with TPM2_Unseal.
@@ -791,6 +800,7 @@ func (t *TPM) Unseal(parent []byte, b sealstore.Blob, auth []byte, dst []byte) (
 	return n, err
 }
 
+// unseal opens a sealed object with its authorisation value.
 func (t *TPM) unseal(parent []byte, b sealstore.Blob, auth, dst []byte) (int, error) {
 	srk, key, err := t.load(parent, b)
 	if err != nil {
@@ -800,6 +810,16 @@ func (t *TPM) unseal(parent []byte, b sealstore.Blob, auth, dst []byte) (int, er
 	if err != nil {
 		return 0, err
 	}
+	n, err := t.unsealWith(key, s, dst)
+	if err != nil && !key.byAuth || key.counts {
+		// A PIN is not kept: what follows needs none.
+		t.dropSession(s)
+	}
+	return n, err
+}
+
+// unsealWith runs TPM2_Unseal, authorised and encrypted by s.
+func (t *TPM) unsealWith(key *loadedKey, s *warmSession, dst []byte) (int, error) {
 	page, err := secmem.New(secmem.Max)
 	if err != nil {
 		return 0, err
@@ -809,10 +829,6 @@ func (t *TPM) unseal(parent []byte, b sealstore.Blob, auth, dst []byte) (int, er
 	out, err := t.exec(command{
 		code: tpm2.TPMCCUnseal, handles: []tpm2.TPMHandle{key.handle}, names: []tpm2.TPM2BName{key.name},
 	}, s, page.Bytes())
-	if err != nil && !key.byAuth || key.counts {
-		// A PIN is not kept: what follows needs none.
-		t.dropSession(s)
-	}
 	if err != nil {
 		return 0, err
 	}

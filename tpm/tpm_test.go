@@ -247,13 +247,18 @@ func handles(t *testing.T, s *swtpmtest.TPM) (all []tpm2.TPMHandle) {
 
 type bare struct{ net.Conn }
 
+// Send repeats a command for as long as the TPM asks for that (TPM_RC_RETRY).
 func (b bare) Send(cmd []byte) ([]byte, error) {
-	if _, err := b.Write(cmd); err != nil {
-		return nil, err
+	for {
+		if _, err := b.Write(cmd); err != nil {
+			return nil, err
+		}
+		buf := make([]byte, 4096)
+		n, err := b.Read(buf)
+		if err != nil || n < 10 || !bytes.Equal(buf[6:10], []byte{0, 0, 0x09, 0x22}) {
+			return buf[:n], err
+		}
 	}
-	buf := make([]byte, 4096)
-	n, err := b.Read(buf)
-	return buf[:n], err
 }
 
 // The caller wipes its authorisation value as soon as the call returns.
