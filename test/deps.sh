@@ -7,7 +7,7 @@ need=(gcc make binutils libc6-dev)
 case ${1:-} in
 build) ;;
 demo) need+=(swtpm opensc p11-kit openssl) ;;
-test) need+=(age gdb swtpm swtpm-tools tpm2-tools tpm2-abrmd libtss2-tcti-tabrmd0 dbus opensc p11-kit p11-kit-modules gnutls-bin openssl openssh-client openssh-server systemd git util-linux strace) ;;
+test) need+=(age gdb swtpm swtpm-tools tpm2-tools tpm2-abrmd libtss2-tcti-tabrmd0 dbus opensc p11-kit p11-kit-modules gnutls-bin openssl openssh-client openssh-server systemd git util-linux strace jq) ;;
 lint) need+=(shellcheck git) ;;
 interop) need+=(swtpm debootstrap util-linux openssl) ;;
 *)

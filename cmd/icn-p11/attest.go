@@ -381,9 +381,9 @@ it does not tell what the right answer is. FILE may be - for standard input.`,
 			if outPath == statePath {
 				return usage("--out and --state are the same file")
 			}
-			files := []target{{outPath, force}}
+			files := []target{{path: outPath, replace: force}}
 			if statePath != "" {
-				files = append(files, target{statePath, force})
+				files = append(files, target{path: statePath, replace: force})
 			}
 			for _, t := range files {
 				if err := t.check(); err != nil {

@@ -99,6 +99,7 @@ func pathCause(path string, err error) error {
 type target struct {
 	path    string
 	replace bool
+	final   bool // nothing lets the command replace a file
 }
 
 // check tells beforehand why it cannot be written.
@@ -124,6 +125,9 @@ func (t target) check() error {
 }
 
 func (t target) exists() error {
+	if t.final {
+		return fmt.Errorf("%s is there already: choose another name", t.path)
+	}
 	return fmt.Errorf("%s is there already: choose another name, or insist with --force", t.path)
 }
 

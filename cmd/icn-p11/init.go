@@ -30,10 +30,12 @@ type initFlags struct {
 	noPIN, force    bool
 	recoverable     bool
 	owner           *passwordFlag
+	from            string // file with the key; "": one is made
+	source          *keySource
 }
 
 func (a *app) initCommand() *cobra.Command {
-	o := initFlags{owner: ownerFlag()}
+	o := initFlags{owner: ownerFlag(), source: newKeySource()}
 	cmd := &cobra.Command{
 		Use:   "init --label L",
 		Short: "Make a token with an Ed25519 identity key",
@@ -44,8 +46,10 @@ token needs no user PIN: its binding to the platform alone holds it. With
 another TPM; otherwise nothing ever can. That is decided here for good. With
 --owner-auth-source, "srk persist" is done first: where the TPM's owner hierarchy
 has a password, applications cannot use tokens without a persistent storage root
-key.`,
+key. With --import the identity key is one that there is, in a file of any kind
+that "import" takes, and the DID stays the same.`,
 		Example: `  icn-p11 init --label node
+  icn-p11 init --label node --import ~/.local/share/icn/tpm/sealed-0x81000001.blob
   icn-p11 init --label node --pin-source credential:pin --so-pin-source credential:so-pin`,
 		Args: noArgs,
 		RunE: a.does(func(cmd *cobra.Command, _ []string) error {
@@ -61,7 +65,15 @@ key.`,
 			case o.force && !o.noPIN:
 				return usage("--force goes with --no-pin")
 			}
-			return a.init(o)
+			if cmd.Flags().Changed("import") {
+				return a.adopt(o)
+			}
+			for _, f := range keySourceFlags {
+				if cmd.Flags().Changed(f) {
+					return usage("--%s goes with --import", f)
+				}
+			}
+			return a.init(o, nil)
 		}),
 	}
 	f := cmd.Flags()
@@ -70,6 +82,8 @@ key.`,
 	f.BoolVar(&o.noPIN, "no-pin", false, "make a token that needs no user PIN")
 	f.BoolVar(&o.force, "force", false, "with --no-pin: also where the token is not bound to the platform")
 	f.BoolVar(&o.recoverable, "recoverable", false, "let both PINs together take the keys out: for backups, and to another TPM")
+	f.StringVar(&o.from, "import", "", "file with the identity key, instead of a new one")
+	o.source.on(cmd)
 	o.owner.on(cmd)
 	noCompletion(cmd, "label", "key-label")
 	o.flags(cmd, true, true, false)
@@ -104,6 +118,7 @@ type newToken struct {
 	DID         string      `json:"did,omitempty"`
 	Key         string      `json:"key"` // its label
 	KeyID       string      `json:"key_id,omitempty"`
+	Format      string      `json:"format,omitempty"` // of the file that the key came from
 	NoPIN       bool        `json:"no_pin"`
 	Recoverable bool        `json:"recoverable"`
 	Bank        string      `json:"pcr_bank,omitempty"`
@@ -112,7 +127,24 @@ type newToken struct {
 	DryRun      bool        `json:"dry_run,omitempty"`
 }
 
-func (a *app) init(o initFlags) error {
+// adopt is init with a key that there is.
+func (a *app) adopt(o initFlags) error {
+	f, err := readKeyFile(o.from, o.source.plaintext)
+	if err != nil {
+		return err
+	}
+	defer f.destroy()
+	if err := a.init(o, f); err != nil {
+		return err
+	}
+	if !o.dryRun {
+		a.warn(f)
+	}
+	return nil
+}
+
+// init makes a token. from holds its key; nil has one made.
+func (a *app) init(o initFlags, from *keyFile) error {
 	p, err := a.open()
 	if err != nil {
 		return err
@@ -125,12 +157,19 @@ func (a *app) init(o initFlags) error {
 		return errors.New("no token made: without a PIN and a binding to the platform, whoever starts this machine with any system can sign; " +
 			"set platform_binding = true in the configuration, or insist with --force")
 	}
+	var owner *secmem.Buffer
+	if o.owner.given {
+		if _, owner, err = p.ownerPassword(o.owner); err != nil {
+			return explain(err)
+		}
+		defer owner.Destroy()
+	}
 	if o.dryRun {
-		return a.wouldInit(p, o)
+		return a.wouldInit(p, o, from, owner.Bytes())
 	}
 	if o.owner.given {
 		// Applications have no such password: the key has to stay.
-		r, err := p.persist(o.owner, false)
+		r, err := p.persistBy(owner.Bytes(), false)
 		if err != nil {
 			return explain(err)
 		}
@@ -140,6 +179,11 @@ func (a *app) init(o initFlags) error {
 	if err := p.reachable(); err != nil {
 		return err
 	}
+	imported, err := p.adopted(from, o.source, owner.Bytes())
+	if err != nil {
+		return err
+	}
+	defer imported.destroy()
 	so, err := o.so.Read("SO PIN", true)
 	if err != nil {
 		return err
@@ -152,14 +196,14 @@ func (a *app) init(o initFlags) error {
 		}
 		defer user.Destroy()
 	}
-	t, k, err := a.create(p, o, so.Bytes(), user.Bytes())
+	t, k, err := a.create(p, o, imported, so.Bytes(), user.Bytes())
 	if err != nil {
 		return err
 	}
 	r := o.result(p, t)
-	r.DID, r.KeyID = k.did(), hex.EncodeToString(k.id)
+	r.of(k, imported)
 	a.note("Token %s in slot %s, serial number %s", printable(o.label), r.slot(), t.Serial)
-	a.note("Key %s, sealed to the TPM at %s", printable(o.keyLabel), p.tpm)
+	a.note("Key %s, sealed to the TPM at %s", r.key(), p.tpm)
 	if o.recoverable {
 		a.note("Recoverable: make a backup with \"icn-p11 backup create\"")
 	}
@@ -209,17 +253,51 @@ func slotOf(id *p11.SlotID) string {
 	return fmt.Sprint(*id)
 }
 
+// of tells the result which key the token has.
+func (r *newToken) of(k tokenKey, imported *seed) {
+	r.DID, r.KeyID = k.did(), hex.EncodeToString(k.id)
+	if imported != nil {
+		r.Format = imported.format
+	}
+}
+
+// key names the key, and what it came from.
+func (r *newToken) key() string {
+	if r.Format == "" {
+		return printable(r.Key)
+	}
+	return fmt.Sprintf("%s (%s)", printable(r.Key), r.Format)
+}
+
+// adopted opens the file with the key of a token that is about to be made; nil
+// where there is none.
+func (p *place) adopted(from *keyFile, source *keySource, owner []byte) (*seed, error) {
+	if from == nil {
+		return nil, nil
+	}
+	root, err := p.tpm.Parent()
+	if err != nil {
+		return nil, explain(err)
+	}
+	return p.openKey(from, source, root, owner)
+}
+
 // wouldInit is the dry run of init.
-func (a *app) wouldInit(p *place, o initFlags) error {
-	_, end := p.progress(atTPM)
-	defer end()
+func (a *app) wouldInit(p *place, o initFlags, from *keyFile, owner []byte) error {
 	if o.owner.given {
-		if _, err := p.persist(o.owner, true); err != nil {
+		if _, err := p.persistBy(owner, true); err != nil {
 			return explain(err)
 		}
 	} else if err := p.reachable(); err != nil {
 		return err
 	}
+	imported, err := p.adopted(from, o.source, owner)
+	if err != nil {
+		return err
+	}
+	defer imported.destroy()
+	_, end := p.progress(atTPM)
+	defer end()
 	if err := p.store.Writable(); err != nil {
 		return err
 	}
@@ -233,12 +311,15 @@ func (a *app) wouldInit(p *place, o initFlags) error {
 		return err
 	}
 	r := o.result(p, sealstore.TokenInfo{Label: o.label, Slot: slot})
+	if imported != nil {
+		r.of(imported.key(o.keyLabel), imported)
+	}
 	end()
-	return a.outcome(o.change, r, "Token %s is made in slot %s, with key %s", printable(o.label), r.slot(), printable(o.keyLabel))
+	return a.outcome(o.change, r, "Token %s is made in slot %s, with key %s", printable(o.label), r.slot(), r.key())
 }
 
 // create makes all of a token or nothing.
-func (a *app) create(p *place, o initFlags, so, user []byte) (sealstore.TokenInfo, tokenKey, error) {
+func (a *app) create(p *place, o initFlags, imported *seed, so, user []byte) (sealstore.TokenInfo, tokenKey, error) {
 	_, end := p.progress(atTPM)
 	defer end()
 	// From here on an interrupt must wait until what was made is removed; a
@@ -251,7 +332,7 @@ func (a *app) create(p *place, o initFlags, so, user []byte) (sealstore.TokenInf
 		return t, tokenKey{}, explain(err)
 	}
 	p.tpm.Release()
-	k, err := fill(ctx, t, o.keyLabel, so, user)
+	k, err := fill(ctx, t, o.keyLabel, imported, so, user)
 	if err != nil {
 		if rerr := discard(p.cfg.SealedBlobDir, t.Serial); rerr != nil {
 			a.note("icn-p11: token %s is unfinished and could not be removed: %v", t.Serial, rerr)
@@ -264,8 +345,9 @@ func (a *app) create(p *place, o initFlags, so, user []byte) (sealstore.TokenInf
 var errInterrupted = errors.New("interrupted; nothing was made")
 
 // fill sets the user PIN of a new token, if it shall have one, and makes its
-// key, as an application would: the calls are those of ICN.
-func fill(ctx context.Context, t sealstore.TokenInfo, keyLabel string, so, user []byte) (k tokenKey, err error) {
+// key, as an application would: the calls are those of ICN. Where a key was
+// imported, that is stored instead.
+func fill(ctx context.Context, t sealstore.TokenInfo, keyLabel string, imported *seed, so, user []byte) (k tokenKey, err error) {
 	m, err := startModule()
 	if err != nil {
 		return k, err
@@ -284,7 +366,7 @@ func fill(ctx context.Context, t sealstore.TokenInfo, keyLabel string, so, user 
 	if t.NoPIN {
 		setPIN = nil
 	}
-	for _, step := range append(setPIN,
+	makeKey := []func() error{
 		func() (err error) {
 			k.handle, err = m.generate(s, keyLabel)
 			return err
@@ -293,7 +375,12 @@ func fill(ctx context.Context, t sealstore.TokenInfo, keyLabel string, so, user 
 			k, err = m.tokenKey(s, k.handle)
 			return err
 		},
-	) {
+	}
+	if imported != nil {
+		k = imported.key(keyLabel)
+		makeKey = []func() error{func() error { return m.importKey(s, keyLabel, imported) }}
+	}
+	for _, step := range append(setPIN, makeKey...) {
 		if ctx.Err() != nil {
 			return k, errInterrupted
 		}

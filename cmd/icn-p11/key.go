@@ -104,6 +104,13 @@ func (m *module) tokenKey(s p11.SessionHandle, o p11.ObjectHandle) (k tokenKey, 
 // absent makes sure that a token has no key of a label, nor one of these keys.
 func (m *module) absent(s p11.SessionHandle, t sealstore.TokenInfo, label string, public ...[32]byte) error {
 	keys, err := m.keys(s)
+	if err != nil {
+		return err
+	}
+	return absentFrom(keys, t, label, public...)
+}
+
+func absentFrom(keys []tokenKey, t sealstore.TokenInfo, label string, public ...[32]byte) error {
 	for _, old := range keys {
 		if slices.Contains(public, old.public) {
 			return fmt.Errorf("the key is in token %s already, as %s", printable(t.Label), printable(old.label))
@@ -112,7 +119,7 @@ func (m *module) absent(s p11.SessionHandle, t sealstore.TokenInfo, label string
 			return fmt.Errorf("token %s has a key %s already: choose another label", printable(t.Label), printable(label))
 		}
 	}
-	return err
+	return nil
 }
 
 // key finds the one that KEY means; nothing means the identity.

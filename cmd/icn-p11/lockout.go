@@ -78,7 +78,7 @@ type resetResult struct {
 
 func (a *app) lockoutReset() *cobra.Command {
 	var c change
-	password := &passwordFlag{name: "lockout-auth-source", what: "lockout password"}
+	password := &passwordFlag{name: "lockout-auth-source", what: "lockout password", of: "the TPM's lockout password"}
 	cmd := &cobra.Command{
 		Use:   "reset",
 		Short: "Have the TPM forget the wrong PINs",

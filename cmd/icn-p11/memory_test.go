@@ -13,6 +13,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"syscall"
@@ -22,6 +23,7 @@ import (
 	"filippo.io/age"
 	"golang.org/x/sys/unix"
 
+	"github.com/InterCooperative-Network/icn-p11/internal/icnblob"
 	"github.com/InterCooperative-Network/icn-p11/internal/memscantest"
 	"github.com/InterCooperative-Network/icn-p11/internal/secmem"
 	"github.com/InterCooperative-Network/icn-p11/internal/swtpmtest"
@@ -156,6 +158,62 @@ func (w *watched) learn(user, so string) {
 	}
 }
 
+// foreign makes files with keys that other programs have sealed: an ICN blob,
+// one of the kind in the clear, and a TSS2 file, with a password.
+func (w *watched) foreign(password string) (blob, plain, sealed string) {
+	w.t.Helper()
+	must := func(err error) {
+		w.t.Helper()
+		if err != nil {
+			w.t.Fatal(err)
+		}
+	}
+	file := func(name string, data []byte) string {
+		path := filepath.Join(w.dir, name)
+		must(os.WriteFile(path, data, 0o600))
+		return path
+	}
+	seeds := make([]byte, 3*32)
+	rand.Read(seeds)
+	public := func(seed []byte) [32]byte { return [32]byte(ed25519.NewKeyFromSeed(seed).Public().(ed25519.PublicKey)) }
+	for seed := range slices.Chunk(seeds, 32) {
+		w.needles = append(w.needles, memscantest.Mask("a seed from a file", seed))
+	}
+	w.needles = append(w.needles, memscantest.Mask(memscantest.AuthValue, []byte(password)))
+
+	d, err := tpm.New(tpm.Config{Device: w.chip.Device(), KeyHandle: 0x81000001})
+	must(err)
+	defer d.Close()
+	root, err := d.Parent()
+	must(err)
+	f, err := d.SealForeign(root, tpm.ICNParent(), nil, seeds[:32])
+	must(err)
+	blob = file("icn.blob", (&icnblob.Blob{Private: f.Private, Public: f.Public, PublicKey: public(seeds[:32])}).Marshal())
+
+	numbers := strings.ReplaceAll(strings.Trim(fmt.Sprint(seeds[32:64]), "[]"), " ", ",")
+	key := strings.ReplaceAll(fmt.Sprint(public(seeds[32:64])), " ", ",")
+	w.needles = append(w.needles, memscantest.Mask("the text of a seed", []byte(numbers[:64])))
+	plain = file("plain.blob", fmt.Appendf(nil, `{"sealed_data":[%s],"public_key":%s,"pcr_slots":[],"key_handle":null}`, numbers, key))
+
+	path := filepath.Join(w.dir, "seed")
+	must(os.WriteFile(path, seeds[64:], 0o600))
+	for _, command := range [][]string{
+		{"tpm2_createprimary", "-Q", "-C", "o", "-G", "ecc", "-c", "parent.ctx"},
+		{"tpm2_create", "-Q", "-C", "parent.ctx", "-i", path, "-p", password, "-u", "pub", "-r", "priv"},
+		{"tpm2_flushcontext", "-t"},
+		{"tpm2_encodeobject", "-Q", "-C", "parent.ctx", "-u", "pub", "-r", "priv", "-p", "-o", "sealed.pem"},
+		{"tpm2_flushcontext", "-t"},
+	} {
+		cmd := exec.Command(command[0], command[1:]...)
+		cmd.Dir = w.dir
+		cmd.Env = append(os.Environ(), "TPM2TOOLS_TCTI="+w.chip.Device())
+		if out, err := cmd.CombinedOutput(); err != nil {
+			w.t.Fatalf("%v: %v: %s", command, err, out)
+		}
+	}
+	return blob, plain, filepath.Join(w.dir, "sealed.pem")
+}
+
 // blockedWriting waits until a process waits to write what it has to say.
 func blockedWriting(t *testing.T, pid int) {
 	t.Helper()
@@ -241,6 +299,8 @@ func TestCommandMemory(t *testing.T) {
 				t.Fatal(err)
 			}
 			w.needles = append(w.needles, memscantest.Mask("imported seed", seed), memscantest.Mask("imported file", text[40:72]))
+			password := newPIN()
+			blob, plain, sealed := w.foreign(password)
 			for _, step := range []struct {
 				args     []string
 				pins     []string
@@ -249,6 +309,9 @@ func TestCommandMemory(t *testing.T) {
 				{[]string{"init", "--label", label, "--recoverable", fd, soFD}, []string{so, user}, user, so},
 				{[]string{"key", "generate", label, "--label", "second", fd}, []string{user}, user, so},
 				{[]string{"import", label, keyFile, "--label", "imported", fd}, []string{user}, user, so},
+				{[]string{"import", label, blob, "--label", "blob", fd}, []string{user}, user, so},
+				{[]string{"import", label, plain, "--from-plaintext", "--label", "plain", fd}, []string{user}, user, so},
+				{[]string{"import", label, sealed, "--label", "sealed", "--auth-source=fd:0", fd}, []string{password, user}, user, so},
 				{[]string{"pin", label, fd, newFD}, []string{user, user2}, user2, so},
 				{[]string{"pin", label, "--so", soFD, newFD}, []string{so, so2}, user2, so2},
 				{[]string{"pcr", "bind", label, "--pcrs", "7", fd, soFD}, []string{so2, user2}, user2, so2},

@@ -15,22 +15,29 @@ import (
 	"github.com/InterCooperative-Network/icn-p11/tpm"
 )
 
-// passwordFlag is where the password of a hierarchy of the TPM comes from.
+// passwordFlag is where a password comes from that is no PIN: of a hierarchy of
+// the TPM, or of an object.
 type passwordFlag struct {
-	name, what string
-	source     pinsource.Source
-	given      bool
+	name, what, of string
+	source         pinsource.Source
+	given          bool
 }
 
 func ownerFlag() *passwordFlag {
-	return &passwordFlag{name: "owner-auth-source", what: "owner password"}
+	return &passwordFlag{name: "owner-auth-source", what: "owner password", of: "the TPM's owner password"}
 }
 
 // on adds the flag to a command.
 func (f *passwordFlag) on(cmd *cobra.Command) {
-	cmd.Flags().Var(&f.source, f.name, "where the TPM's "+f.what+" comes from, if it has one")
+	cmd.Flags().Var(&f.source, f.name, "where "+f.of+" comes from, if it has one")
 	completeSource(cmd, f.name)
-	cmd.PreRun = func(cmd *cobra.Command, _ []string) { f.given = cmd.Flags().Changed(f.name) }
+	others := cmd.PreRun
+	cmd.PreRun = func(cmd *cobra.Command, args []string) {
+		if others != nil {
+			others(cmd, args)
+		}
+		f.given = cmd.Flags().Changed(f.name)
+	}
 }
 
 // read gets the password from where it was said to be, else by a prompt if
@@ -245,24 +252,33 @@ already. Another object there is never overwritten.`,
 
 // persist makes the storage root key persistent, or finds out whether it could.
 func (p *place) persist(owner *passwordFlag, dryRun bool) (r rootChange, err error) {
+	var password *secmem.Buffer
+	if dryRun {
+		password, err = owner.read(false)
+	} else {
+		_, password, err = p.ownerPassword(owner)
+	}
+	if err != nil {
+		return r, err
+	}
+	defer password.Destroy()
+	return p.persistBy(password.Bytes(), dryRun)
+}
+
+func (p *place) persistBy(password []byte, dryRun bool) (r rootChange, err error) {
 	r = rootChange{Handle: fmt.Sprintf("0x%08x", p.cfg.KeyHandle), DryRun: dryRun}
 	if dryRun {
-		s, err := p.rootState(owner)
+		s, err := p.rootKey(password)
 		if err != nil {
 			return r, err
 		}
 		r.Name, r.Changed, r.Password = hex.EncodeToString(s.Derived), s.Name == nil, s.OwnerPassword
 		return r, p.tpm.Foreign(&s)
 	}
-	s, password, err := p.ownerPassword(owner)
-	if err != nil {
-		return r, err
-	}
-	defer password.Destroy()
 	_, end := p.progress(atTPM)
 	defer end()
-	name, done, err := p.tpm.Persist(password.Bytes())
-	r.Name, r.Changed, r.Password = hex.EncodeToString(name), done, s.OwnerPassword
+	name, done, err := p.tpm.Persist(password)
+	r.Name, r.Changed, r.Password = hex.EncodeToString(name), done, len(password) > 0
 	return r, err
 }
 

@@ -68,7 +68,7 @@ func parse(seed, data []byte, passphrase func() ([]byte, error)) (format string,
 		copy(seed, data)
 		return "bare seed", nil
 	}
-	kind, body, ok := block(data)
+	kind, body, ok := Block(data)
 	if !ok {
 		if pkcs8(seed, data) {
 			return "PKCS#8", nil
@@ -82,7 +82,7 @@ func parse(seed, data []byte, passphrase func() ([]byte, error)) (format string,
 			return "", err
 		}
 		defer der.Destroy()
-		n, err := decode(der.Bytes(), body)
+		n, err := Decode(der.Bytes(), body)
 		if err != nil || !pkcs8(seed, der.Bytes()[:n]) {
 			return "", errors.New("the PRIVATE KEY is not an Ed25519 key in the form of RFC 8410")
 		}
@@ -95,8 +95,12 @@ func parse(seed, data []byte, passphrase func() ([]byte, error)) (format string,
 	return "", fmt.Errorf("a file of kind %q holds no Ed25519 key that can be read", kind)
 }
 
-// block finds the one PEM block of a file; its body is still encoded.
-func block(data []byte) (kind string, body []byte, ok bool) {
+// Block finds the one PEM block of a file; its body is still encoded. A bare
+// seed has none, whatever its bytes are.
+func Block(data []byte) (kind string, body []byte, ok bool) {
+	if len(data) == ed25519.SeedSize {
+		return "", nil, false
+	}
 	data = bytes.TrimSpace(data)
 	rest, ok := bytes.CutPrefix(data, []byte(begin))
 	if !ok {
@@ -113,8 +117,9 @@ func block(data []byte) (kind string, body []byte, ok bool) {
 	return string(name), body, true
 }
 
-// decode is base64 without the line ends, from secret memory into such.
-func decode(dst, body []byte) (int, error) {
+// Decode is base64 without the line ends, from secret memory into such. dst has
+// room for the whole body.
+func Decode(dst, body []byte) (int, error) {
 	n := 0
 	for line := range bytes.FieldsSeq(body) {
 		n += copy(dst[n:], line)
