@@ -18,10 +18,17 @@ import (
 	"github.com/InterCooperative-Network/icn-p11/internal/swtpmtest"
 )
 
-// documents are those whose commands TestDocuments runs. test/interop has
-// others, which need the installed module or a newer OpenSSL, and scripts those
-// that need certified TPMs.
-var documents = []string{"usage.md", "recovery.md", "migration.md", "fleet.md", "observability.md"}
+// documents are those whose commands TestDocuments runs, with what their
+// machines have besides. test/interop has others, which need the installed
+// module or a newer OpenSSL, and scripts those that need certified TPMs.
+var documents = map[string]func(t *testing.T, home string, chip *swtpmtest.TPM){
+	"usage.md":         nil,
+	"recovery.md":      nil,
+	"migration.md":     nil,
+	"fleet.md":         nil,
+	"observability.md": nil,
+	"icn.md":           icnHome,
+}
 
 // A block of a document that is run. Besides what is marked sh, a document may
 // have these comments on lines of their own, which no reader sees:
@@ -128,20 +135,20 @@ func script(all []block, dir string) (text string, compared []printed) {
 
 // Every command of the documents does what it is said to do.
 func TestDocuments(t *testing.T) {
-	for _, name := range documents {
+	for name, prepare := range documents {
 		t.Run(name, func(t *testing.T) {
 			text, err := os.ReadFile("../../docs/" + name)
 			if err != nil {
 				t.Fatal(err)
 			}
-			runDocument(t, string(text))
+			runDocument(t, string(text), prepare)
 		})
 	}
 }
 
 // runDocument runs a document in one shell, which ends with the first command
 // that fails.
-func runDocument(t *testing.T, text string) {
+func runDocument(t *testing.T, text string, prepare func(t *testing.T, home string, chip *swtpmtest.TPM)) {
 	all := blocks(text)
 	if len(all) == 0 {
 		t.Fatal("nothing to run")
@@ -152,7 +159,10 @@ func runDocument(t *testing.T, text string) {
 		t.Fatal(err)
 	}
 	for _, b := range all {
-		makeMachine(t, filepath.Join(dir, b.machine))
+		home := filepath.Join(dir, b.machine)
+		if chip := makeMachine(t, home); chip != nil && prepare != nil {
+			prepare(t, home, chip)
+		}
 	}
 	lines, compared := script(all, dir)
 	if err := runScript(t, work, lines); err != nil {
@@ -175,17 +185,35 @@ func reached(t *testing.T, dir string) string {
 	return strings.TrimSpace(string(line))
 }
 
-// makeMachine makes a home with a configuration and a TPM, once.
-func makeMachine(t *testing.T, home string) {
+// makeMachine makes a home with a configuration and a TPM; nil if it is there.
+func makeMachine(t *testing.T, home string) *swtpmtest.TPM {
 	conf := filepath.Join(home, ".config", "icn", "icn-p11.conf")
 	if _, err := os.Stat(conf); err == nil {
-		return
+		return nil
 	}
 	if err := os.MkdirAll(filepath.Dir(conf), 0o700); err != nil {
 		t.Fatal(err)
 	}
-	if err := writeConf(conf, swtpmtest.Start(t).Device(), filepath.Join(home, ".local", "share", "icn", "p11")); err != nil {
+	chip := swtpmtest.Start(t)
+	if err := writeConf(conf, chip.Device(), filepath.Join(home, ".local", "share", "icn", "p11")); err != nil {
 		t.Fatal(err)
+	}
+	return chip
+}
+
+// icnHome is that of a node with ICN's own TPM backend: it has an identity that
+// is sealed, and one in the clear.
+func icnHome(t *testing.T, home string, chip *swtpmtest.TPM) {
+	blobs := filepath.Join(home, ".local", "share", "icn", "tpm")
+	if err := os.MkdirAll(blobs, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	w := &watched{t: t, chip: chip, dir: t.TempDir()}
+	blob, plain, _ := w.foreign(newPIN())
+	for from, to := range map[string]string{blob: "sealed-0x81000001.blob", plain: "sealed-0x81000002.blob"} {
+		if err := os.Rename(from, filepath.Join(blobs, to)); err != nil {
+			t.Fatal(err)
+		}
 	}
 }
 
@@ -242,7 +270,7 @@ func TestDocumentsAreRun(t *testing.T) {
 			t.Fatal(err)
 		}
 		name := filepath.Base(f)
-		if len(blocks(string(text))) > 0 && !slices.Contains(documents, name) && !bytes.Contains(elsewhere, []byte(`"$docs/`+name+`"`)) &&
+		if _, here := documents[name]; len(blocks(string(text))) > 0 && !here && !bytes.Contains(elsewhere, []byte(`"$docs/`+name+`"`)) &&
 			!strings.Contains(run, "$DOCS/"+name) {
 			t.Errorf("nothing runs the commands of %s", name)
 		}

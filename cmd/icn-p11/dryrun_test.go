@@ -168,6 +168,7 @@ var dryRuns = map[string]string{
 	"pin":              "node --pin-source env:NOT_SET --new-pin-source env:NOT_SET",
 	"sign":             "node message",
 	"import":           "node seed --label imported",
+	"export-icn-blob":  "bound --out blob",
 	"key generate":     "node --label second",
 	"key rename":       "node icn-identity other",
 	"key delete":       "node icn-identity",
@@ -233,7 +234,7 @@ func TestDryRunsChangeNothing(t *testing.T) {
 	t.Setenv("PASSPHRASE", "correct horse battery staple")
 	b.must(`
 		init --label node
-		init --label bound
+		init --label bound --recoverable
 		init --label lost --recoverable
 		backup create lost --out lost.backup --passphrase-source env:PASSPHRASE
 		token delete lost --yes

@@ -26,7 +26,6 @@ of an ICN node (sealed-0x81000001.blob). FILE may be fd:N, or - for standard
 input. The user PIN is needed. The file stays: destroy it, and every copy, unless
 it is meant as a backup. A token without keys gets an identity key by default.`,
 		Example: `  icn-p11 import node ~/.ssh/id_ed25519 --label mail
-  icn-p11 import node fd:3 --label seed 3<seed
   icn-p11 import node sealed.pem --label web --auth-source file:password`,
 		Args:              tokenAnd("FILE"),
 		ValidArgsFunction: tokenThenFile,

@@ -48,8 +48,7 @@ another TPM; otherwise nothing ever can. That is decided here for good. With
 has a password, applications cannot use tokens without a persistent storage root
 key. With --import the identity key is one that there is, in a file of any kind
 that "import" takes, and the DID stays the same.`,
-		Example: `  icn-p11 init --label node
-  icn-p11 init --label node --import ~/.local/share/icn/tpm/sealed-0x81000001.blob
+		Example: `  icn-p11 init --label node --import ~/.local/share/icn/tpm/sealed-0x81000001.blob
   icn-p11 init --label node --pin-source credential:pin --so-pin-source credential:so-pin`,
 		Args: noArgs,
 		RunE: a.does(func(cmd *cobra.Command, _ []string) error {

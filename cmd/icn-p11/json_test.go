@@ -105,7 +105,10 @@ func TestJSON(t *testing.T) {
 	}
 	write(b.conf, string(conf)+text)
 	do(exitOK, "init", "--label", "bound", "--recoverable")
+	do(exitOK, "export-icn-blob", "bound", "--out", "blob")
+	fail(exitFailed, "export-icn-blob", "bound", "--out", "blob")
 	write(b.conf, string(conf))
+	do(exitOK, "init", "--label", "adopted", "--import", "seed")
 	did := do(exitOK, "init", "--label", "node")["did"].(string)
 	fail(exitFailed, "init", "--label", "node")
 	fail(exitUsage, "init", "--label", "")

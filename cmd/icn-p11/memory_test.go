@@ -312,6 +312,7 @@ func TestCommandMemory(t *testing.T) {
 				{[]string{"import", label, blob, "--label", "blob", fd}, []string{user}, user, so},
 				{[]string{"import", label, plain, "--from-plaintext", "--label", "plain", fd}, []string{user}, user, so},
 				{[]string{"import", label, sealed, "--label", "sealed", "--auth-source=fd:0", fd}, []string{password, user}, user, so},
+				{[]string{"export-icn-blob", label, "blob", "--out", filepath.Join(w.dir, "exported"), fd, soFD}, []string{so, user}, user, so},
 				{[]string{"pin", label, fd, newFD}, []string{user, user2}, user2, so},
 				{[]string{"pin", label, "--so", soFD, newFD}, []string{so, so2}, user2, so2},
 				{[]string{"pcr", "bind", label, "--pcrs", "7", fd, soFD}, []string{so2, user2}, user2, so2},
