@@ -124,23 +124,42 @@ func mechanism(m C.CK_MECHANISM_PTR) (mech p11.Mechanism, ok bool) {
 		return mech, false
 	case len(param) == 0:
 	case mech.Type == p11.CKM_EDDSA && len(param) == C.sizeof_CK_EDDSA_PARAMS:
-		// A copy, since the host's structure need not be aligned, with an
-		// integer for the pointer.
-		var c struct {
-			ph      C.CK_BBOOL
-			length  C.CK_ULONG
-			context uintptr
-		}
-		copy(unsafe.Slice((*byte)(unsafe.Pointer(&c)), unsafe.Sizeof(c)), param)
-		context, ok := bytesAt(c.context, c.length)
-		if !ok {
-			return mech, false
-		}
-		mech.Param = &p11.EdDSAParams{Ph: c.ph != 0, Context: context}
+		mech.Param, ok = edDSAParams(param)
 	default:
 		mech.Param = param
 	}
-	return mech, true
+	return mech, ok
+}
+
+// edDSAParams takes a CK_EDDSA_PARAMS apart.
+func edDSAParams(param []byte) (p *p11.EdDSAParams, ok bool) {
+	// A copy, since the host's structure need not be aligned, with an
+	// integer for the pointer.
+	var c struct {
+		ph      C.CK_BBOOL
+		length  C.CK_ULONG
+		context uintptr
+	}
+	copy(unsafe.Slice((*byte)(unsafe.Pointer(&c)), unsafe.Sizeof(c)), param)
+	context, ok := bytesAt(c.context, c.length)
+	if !ok {
+		return nil, false
+	}
+	return &p11.EdDSAParams{Ph: c.ph != 0, Context: context}, true
+}
+
+// messageParam makes the parameter of one message of a message-based process.
+// CKM_EDDSA is the one mechanism of such processes, so what has the size of its
+// parameter is one; anything else stays bytes, for p11 to refuse.
+func messageParam(p C.CK_VOID_PTR, n C.CK_ULONG) (param any, ok bool) {
+	b, ok := bytesAt(uintptr(p), n)
+	switch {
+	case !ok || len(b) == 0:
+		return nil, ok
+	case len(b) == C.sizeof_CK_EDDSA_PARAMS:
+		return edDSAParams(b)
+	}
+	return b, true
 }
 
 // pad copies a text to a field of fixed size, filled up with blanks, as

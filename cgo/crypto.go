@@ -19,7 +19,7 @@ func go_C_DigestInit(s C.CK_SESSION_HANDLE, m C.CK_MECHANISM_PTR) (rv C.CK_RV) {
 	}
 	mech, ok := mechanism(m)
 	if !ok {
-		return argumentsBad
+		return refuse(s, 0)
 	}
 	return code(module.DigestInit(p11.SessionHandle(s), mech))
 }
@@ -30,7 +30,7 @@ func go_C_Digest(s C.CK_SESSION_HANDLE, p C.CK_BYTE_PTR, np C.CK_ULONG, o C.CK_B
 	data, ok := in(p, np)
 	out, okOut := output(o, no)
 	if !ok || !okOut {
-		return argumentsBad
+		return refuse(s, p11.CKF_DIGEST)
 	}
 	return produced(&out, no, module.Digest(p11.SessionHandle(s), data, &out))
 }
@@ -40,7 +40,7 @@ func go_C_DigestUpdate(s C.CK_SESSION_HANDLE, p C.CK_BYTE_PTR, np C.CK_ULONG) (r
 	defer guard("C_DigestUpdate", &rv)
 	part, ok := in(p, np)
 	if !ok {
-		return argumentsBad
+		return refuse(s, p11.CKF_DIGEST)
 	}
 	return code(module.DigestUpdate(p11.SessionHandle(s), part))
 }
@@ -56,7 +56,7 @@ func go_C_DigestFinal(s C.CK_SESSION_HANDLE, o C.CK_BYTE_PTR, no C.CK_ULONG_PTR)
 	defer guard("C_DigestFinal", &rv)
 	out, ok := output(o, no)
 	if !ok {
-		return argumentsBad
+		return refuse(s, p11.CKF_DIGEST)
 	}
 	return produced(&out, no, module.DigestFinal(p11.SessionHandle(s), &out))
 }
@@ -69,7 +69,7 @@ func go_C_SignInit(s C.CK_SESSION_HANDLE, m C.CK_MECHANISM_PTR, key C.CK_OBJECT_
 	}
 	mech, ok := mechanism(m)
 	if !ok {
-		return argumentsBad
+		return refuse(s, 0)
 	}
 	return code(module.SignInit(p11.SessionHandle(s), mech, p11.ObjectHandle(key)))
 }
@@ -84,7 +84,7 @@ func go_C_Sign(s C.CK_SESSION_HANDLE, p C.CK_BYTE_PTR, np C.CK_ULONG, o C.CK_BYT
 	data, ok := in(p, np)
 	out, okOut := output(o, no)
 	if !ok || !okOut {
-		return argumentsBad
+		return refuse(s, p11.CKF_SIGN)
 	}
 	return produced(&out, no, module.Sign(p11.SessionHandle(s), data, &out))
 }
@@ -94,7 +94,7 @@ func go_C_SignUpdate(s C.CK_SESSION_HANDLE, p C.CK_BYTE_PTR, np C.CK_ULONG) (rv 
 	defer guard("C_SignUpdate", &rv)
 	part, ok := in(p, np)
 	if !ok {
-		return argumentsBad
+		return refuse(s, p11.CKF_SIGN)
 	}
 	return code(module.SignUpdate(p11.SessionHandle(s), part))
 }
@@ -104,7 +104,7 @@ func go_C_SignFinal(s C.CK_SESSION_HANDLE, o C.CK_BYTE_PTR, no C.CK_ULONG_PTR) (
 	defer guard("C_SignFinal", &rv)
 	out, ok := output(o, no)
 	if !ok {
-		return argumentsBad
+		return refuse(s, p11.CKF_SIGN)
 	}
 	return produced(&out, no, module.SignFinal(p11.SessionHandle(s), &out))
 }
@@ -117,7 +117,7 @@ func go_C_VerifyInit(s C.CK_SESSION_HANDLE, m C.CK_MECHANISM_PTR, key C.CK_OBJEC
 	}
 	mech, ok := mechanism(m)
 	if !ok {
-		return argumentsBad
+		return refuse(s, 0)
 	}
 	return code(module.VerifyInit(p11.SessionHandle(s), mech, p11.ObjectHandle(key)))
 }
@@ -128,7 +128,7 @@ func go_C_Verify(s C.CK_SESSION_HANDLE, p C.CK_BYTE_PTR, np C.CK_ULONG, g C.CK_B
 	data, ok := in(p, np)
 	sig, okSig := in(g, ng)
 	if !ok || !okSig {
-		return argumentsBad
+		return refuse(s, p11.CKF_VERIFY)
 	}
 	return code(module.Verify(p11.SessionHandle(s), data, sig))
 }
@@ -138,7 +138,7 @@ func go_C_VerifyUpdate(s C.CK_SESSION_HANDLE, p C.CK_BYTE_PTR, np C.CK_ULONG) (r
 	defer guard("C_VerifyUpdate", &rv)
 	part, ok := in(p, np)
 	if !ok {
-		return argumentsBad
+		return refuse(s, p11.CKF_VERIFY)
 	}
 	return code(module.VerifyUpdate(p11.SessionHandle(s), part))
 }
@@ -148,7 +148,7 @@ func go_C_VerifyFinal(s C.CK_SESSION_HANDLE, g C.CK_BYTE_PTR, ng C.CK_ULONG) (rv
 	defer guard("C_VerifyFinal", &rv)
 	sig, ok := in(g, ng)
 	if !ok {
-		return argumentsBad
+		return refuse(s, p11.CKF_VERIFY)
 	}
 	return code(module.VerifyFinal(p11.SessionHandle(s), sig))
 }

@@ -1,6 +1,6 @@
 /*
  * Cryptoki for Linux: the types, structures and function lists of PKCS#11
- * 2.40 and 3.0 that this module's C boundary needs. CK_ULONG is an unsigned
+ * 2.40, 3.0 and 3.2 that this module's C boundary needs. CK_ULONG is an unsigned
  * long and nothing is packed, as the standard's C profile for UNIX has it.
  */
 #ifndef ICN_P11_CRYPTOKI_H
@@ -12,11 +12,12 @@ typedef unsigned char CK_BYTE, CK_CHAR, CK_UTF8CHAR, CK_BBOOL;
 typedef unsigned long CK_ULONG;
 typedef CK_ULONG CK_RV, CK_FLAGS, CK_SLOT_ID, CK_SESSION_HANDLE,
 	CK_OBJECT_HANDLE, CK_MECHANISM_TYPE, CK_ATTRIBUTE_TYPE, CK_USER_TYPE,
-	CK_STATE, CK_NOTIFICATION;
+	CK_STATE, CK_NOTIFICATION, CK_SESSION_VALIDATION_FLAGS_TYPE;
 typedef void *CK_VOID_PTR;
 typedef CK_BYTE *CK_BYTE_PTR;
 typedef CK_UTF8CHAR *CK_UTF8CHAR_PTR;
 typedef CK_ULONG *CK_ULONG_PTR;
+typedef CK_FLAGS *CK_FLAGS_PTR;
 typedef CK_SLOT_ID *CK_SLOT_ID_PTR;
 typedef CK_SESSION_HANDLE *CK_SESSION_HANDLE_PTR;
 typedef CK_OBJECT_HANDLE *CK_OBJECT_HANDLE_PTR;
@@ -84,6 +85,13 @@ typedef struct CK_EDDSA_PARAMS {
 	CK_BYTE_PTR pContextData;
 } CK_EDDSA_PARAMS;
 
+typedef struct CK_ASYNC_DATA {
+	CK_ULONG ulVersion;
+	CK_BYTE_PTR pValue;
+	CK_ULONG ulValue;
+	CK_OBJECT_HANDLE hObject, hAdditionalObject;
+} CK_ASYNC_DATA, *CK_ASYNC_DATA_PTR;
+
 typedef CK_RV (*CK_NOTIFY)(CK_SESSION_HANDLE, CK_NOTIFICATION, CK_VOID_PTR);
 typedef CK_RV (*CK_MUTEX_CALL)(CK_VOID_PTR);
 typedef CK_RV (*CK_CREATEMUTEX)(CK_VOID_PTR *);
@@ -103,6 +111,7 @@ typedef struct CK_INTERFACE {
 
 typedef struct CK_FUNCTION_LIST CK_FUNCTION_LIST;
 typedef struct CK_FUNCTION_LIST_3_0 CK_FUNCTION_LIST_3_0;
+typedef struct CK_FUNCTION_LIST_3_2 CK_FUNCTION_LIST_3_2;
 
 #define CKR_OK                         0x000UL
 #define CKR_GENERAL_ERROR              0x005UL
@@ -146,8 +155,8 @@ typedef struct CK_FUNCTION_LIST_3_0 CK_FUNCTION_LIST_3_0;
 	X(GO, C_CloseSession, (CK_S), (s), ()) \
 	X(GO, C_CloseAllSessions, (CK_SLOT_ID slot), (slot), ()) \
 	X(GO, C_GetSessionInfo, (CK_S, CK_SESSION_INFO_PTR info), (s, info), (info)) \
-	X(ABSENT, C_GetOperationState, (CK_S, CK_OUT(state)), (), ()) \
-	X(ABSENT, C_SetOperationState, (CK_S, CK_IN(state), CK_OBJECT_HANDLE enc, CK_OBJECT_HANDLE auth), (), ()) \
+	X(GO, C_GetOperationState, (CK_S, CK_OUT(state)), (s, state, nstate), (state, nstate)) \
+	X(GO, C_SetOperationState, (CK_S, CK_IN(state), CK_OBJECT_HANDLE enc, CK_OBJECT_HANDLE auth), (s, CK_GIVE(state), enc, auth), (CK_SOME(state))) \
 	X(GO, C_Login, (CK_S, CK_USER_TYPE user, CK_IN(pin)), (s, user, CK_GIVE(pin)), (CK_SOME(pin))) \
 	X(GO, C_Logout, (CK_S), (s), ()) \
 	X(GO, C_CreateObject, (CK_S, CK_TEMPLATE(t), CK_OBJECT_HANDLE_PTR out), (s, CK_GIVE(t), out), (CK_SOME(t), out)) \
@@ -203,7 +212,7 @@ typedef struct CK_FUNCTION_LIST_3_0 CK_FUNCTION_LIST_3_0;
 #define CK_FUNCTIONS_3_0(X) \
 	X(LOCAL, C_GetInterfaceList, (CK_INTERFACE_PTR list, CK_ULONG_PTR n), (), ()) \
 	X(LOCAL, C_GetInterface, (CK_UTF8CHAR_PTR name, CK_VERSION_PTR version, CK_INTERFACE_PTR *out, CK_FLAGS flags), (), ()) \
-	X(ABSENT, C_LoginUser, (CK_S, CK_USER_TYPE type, CK_IN(pin), CK_IN(user)), (), ()) \
+	X(GO, C_LoginUser, (CK_S, CK_USER_TYPE type, CK_IN(pin), CK_IN(user)), (s, type, CK_GIVE(pin), CK_GIVE(user)), (CK_SOME(pin), CK_SOME(user))) \
 	X(GO, C_SessionCancel, (CK_S, CK_FLAGS flags), (s, flags), ()) \
 	X(ABSENT, C_MessageEncryptInit, (CK_S, CK_MECH, CK_KEY), (), ()) \
 	X(ABSENT, C_EncryptMessage, (CK_S, CK_PARAM, CK_IN(aad), CK_IN(in), CK_OUT(out)), (), ()) \
@@ -215,20 +224,35 @@ typedef struct CK_FUNCTION_LIST_3_0 CK_FUNCTION_LIST_3_0;
 	X(ABSENT, C_DecryptMessageBegin, (CK_S, CK_PARAM, CK_IN(aad)), (), ()) \
 	X(ABSENT, C_DecryptMessageNext, (CK_S, CK_PARAM, CK_IN(in), CK_OUT(out), CK_FLAGS flags), (), ()) \
 	X(ABSENT, C_MessageDecryptFinal, (CK_S), (), ()) \
-	X(ABSENT, C_MessageSignInit, (CK_S, CK_MECH, CK_KEY), (), ()) \
-	X(ABSENT, C_SignMessage, (CK_S, CK_PARAM, CK_IN(in), CK_OUT(out)), (), ()) \
-	X(ABSENT, C_SignMessageBegin, (CK_S, CK_PARAM), (), ()) \
-	X(ABSENT, C_SignMessageNext, (CK_S, CK_PARAM, CK_IN(in), CK_OUT(out)), (), ()) \
-	X(ABSENT, C_MessageSignFinal, (CK_S), (), ()) \
-	X(ABSENT, C_MessageVerifyInit, (CK_S, CK_MECH, CK_KEY), (), ()) \
-	X(ABSENT, C_VerifyMessage, (CK_S, CK_PARAM, CK_IN(in), CK_IN(sig)), (), ()) \
-	X(ABSENT, C_VerifyMessageBegin, (CK_S, CK_PARAM), (), ()) \
-	X(ABSENT, C_VerifyMessageNext, (CK_S, CK_PARAM, CK_IN(in), CK_IN(sig)), (), ()) \
-	X(ABSENT, C_MessageVerifyFinal, (CK_S), (), ())
+	X(GO, C_MessageSignInit, (CK_S, CK_MECH, CK_KEY), (s, mech, key), (mech)) \
+	X(GO, C_SignMessage, (CK_S, CK_PARAM, CK_IN(in), CK_OUT(out)), (s, CK_GIVE(par), CK_GIVE(in), out, nout), (CK_SOME(par), CK_SOME(in), out, nout)) \
+	X(GO, C_SignMessageBegin, (CK_S, CK_PARAM), (s, CK_GIVE(par)), (CK_SOME(par))) \
+	X(GO, C_SignMessageNext, (CK_S, CK_PARAM, CK_IN(in), CK_OUT(out)), (s, CK_GIVE(par), CK_GIVE(in), out, nout), (CK_SOME(par), CK_SOME(in), out, nout)) \
+	X(GO, C_MessageSignFinal, (CK_S), (s), ()) \
+	X(GO, C_MessageVerifyInit, (CK_S, CK_MECH, CK_KEY), (s, mech, key), (mech)) \
+	X(GO, C_VerifyMessage, (CK_S, CK_PARAM, CK_IN(in), CK_IN(sig)), (s, CK_GIVE(par), CK_GIVE(in), CK_GIVE(sig)), (CK_SOME(par), CK_SOME(in), CK_SOME(sig))) \
+	X(GO, C_VerifyMessageBegin, (CK_S, CK_PARAM), (s, CK_GIVE(par)), (CK_SOME(par))) \
+	X(GO, C_VerifyMessageNext, (CK_S, CK_PARAM, CK_IN(in), CK_IN(sig)), (s, CK_GIVE(par), CK_GIVE(in), CK_GIVE(sig)), (CK_SOME(par), CK_SOME(in), CK_SOME(sig))) \
+	X(GO, C_MessageVerifyFinal, (CK_S), (s), ())
+
+#define CK_FUNCTIONS_3_2(X) \
+	X(ABSENT, C_EncapsulateKey, (CK_S, CK_MECH, CK_KEY, CK_TEMPLATE(t), CK_OUT(out), CK_OBJECT_HANDLE_PTR made), (), ()) \
+	X(ABSENT, C_DecapsulateKey, (CK_S, CK_MECH, CK_KEY, CK_TEMPLATE(t), CK_IN(in), CK_OBJECT_HANDLE_PTR made), (), ()) \
+	X(GO, C_VerifySignatureInit, (CK_S, CK_MECH, CK_KEY, CK_IN(sig)), (s, mech, key, CK_GIVE(sig)), (mech, CK_SOME(sig))) \
+	X(GO, C_VerifySignature, (CK_S, CK_IN(in)), (s, CK_GIVE(in)), (CK_SOME(in))) \
+	X(GO, C_VerifySignatureUpdate, (CK_S, CK_IN(in)), (s, CK_GIVE(in)), (CK_SOME(in))) \
+	X(GO, C_VerifySignatureFinal, (CK_S), (s), ()) \
+	X(GO, C_GetSessionValidationFlags, (CK_S, CK_SESSION_VALIDATION_FLAGS_TYPE type, CK_FLAGS_PTR flags), (s, type, flags), (flags)) \
+	X(ABSENT, C_AsyncComplete, (CK_S, CK_UTF8CHAR_PTR function, CK_ASYNC_DATA_PTR result), (), ()) \
+	X(ABSENT, C_AsyncGetID, (CK_S, CK_UTF8CHAR_PTR function, CK_ULONG_PTR id), (), ()) \
+	X(ABSENT, C_AsyncJoin, (CK_S, CK_UTF8CHAR_PTR function, CK_ULONG id, CK_IN(data)), (), ()) \
+	X(ABSENT, C_WrapKeyAuthenticated, (CK_S, CK_MECH, CK_OBJECT_HANDLE wrapping, CK_KEY, CK_IN(aad), CK_OUT(out)), (), ()) \
+	X(ABSENT, C_UnwrapKeyAuthenticated, (CK_S, CK_MECH, CK_KEY, CK_IN(in), CK_TEMPLATE(t), CK_IN(aad), CK_OBJECT_HANDLE_PTR made), (), ())
 
 #define CK_DECLARE(kind, name, params, pass, ptrs) extern CK_RV name params;
 CK_FUNCTIONS_2_40(CK_DECLARE)
 CK_FUNCTIONS_3_0(CK_DECLARE)
+CK_FUNCTIONS_3_2(CK_DECLARE)
 
 #define CK_MEMBER(kind, name, params, pass, ptrs) CK_RV (*name) params;
 struct CK_FUNCTION_LIST {
@@ -239,6 +263,12 @@ struct CK_FUNCTION_LIST_3_0 {
 	CK_VERSION version;
 	CK_FUNCTIONS_2_40(CK_MEMBER)
 	CK_FUNCTIONS_3_0(CK_MEMBER)
+};
+struct CK_FUNCTION_LIST_3_2 {
+	CK_VERSION version;
+	CK_FUNCTIONS_2_40(CK_MEMBER)
+	CK_FUNCTIONS_3_0(CK_MEMBER)
+	CK_FUNCTIONS_3_2(CK_MEMBER)
 };
 
 #endif

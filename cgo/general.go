@@ -73,7 +73,7 @@ func go_C_GetSlotList(present C.CK_BBOOL, list C.CK_SLOT_ID_PTR, n C.CK_ULONG_PT
 func go_C_GetSlotInfo(slot C.CK_SLOT_ID, p C.CK_SLOT_INFO_PTR) (rv C.CK_RV) {
 	defer guard("C_GetSlotInfo", &rv)
 	if p == nil {
-		return argumentsBad
+		return refuseSlot(slot)
 	}
 	info, err := module.GetSlotInfo(p11.SlotID(slot))
 	if err == nil {
@@ -90,7 +90,7 @@ func go_C_GetSlotInfo(slot C.CK_SLOT_ID, p C.CK_SLOT_INFO_PTR) (rv C.CK_RV) {
 func go_C_GetTokenInfo(slot C.CK_SLOT_ID, p C.CK_TOKEN_INFO_PTR) (rv C.CK_RV) {
 	defer guard("C_GetTokenInfo", &rv)
 	if p == nil {
-		return argumentsBad
+		return refuseSlot(slot)
 	}
 	info, err := module.GetTokenInfo(p11.SlotID(slot))
 	if err == nil {
@@ -120,7 +120,7 @@ func go_C_GetTokenInfo(slot C.CK_SLOT_ID, p C.CK_TOKEN_INFO_PTR) (rv C.CK_RV) {
 func go_C_GetMechanismList(slot C.CK_SLOT_ID, list C.CK_MECHANISM_TYPE_PTR, n C.CK_ULONG_PTR) (rv C.CK_RV) {
 	defer guard("C_GetMechanismList", &rv)
 	if n == nil {
-		return argumentsBad
+		return refuseSlot(slot)
 	}
 	var out []p11.MechanismType
 	if list != nil {
@@ -143,7 +143,7 @@ func counted(count int, n C.CK_ULONG_PTR, err error) C.CK_RV {
 func go_C_GetMechanismInfo(slot C.CK_SLOT_ID, mech C.CK_MECHANISM_TYPE, p C.CK_MECHANISM_INFO_PTR) (rv C.CK_RV) {
 	defer guard("C_GetMechanismInfo", &rv)
 	if p == nil {
-		return argumentsBad
+		return refuseSlot(slot)
 	}
 	info, err := module.GetMechanismInfo(p11.SlotID(slot), p11.MechanismType(mech))
 	if err == nil {
@@ -159,7 +159,7 @@ func go_C_InitToken(slot C.CK_SLOT_ID, pin C.CK_BYTE_PTR, npin C.CK_ULONG, label
 	defer guard("C_InitToken", &rv)
 	soPIN, ok := in(pin, npin)
 	if !ok || label == nil {
-		return argumentsBad
+		return refuseSlot(slot)
 	}
 	// Section 5.5.7: the label is 32 bytes, padded with blanks, not terminated.
 	return code(module.InitToken(p11.SlotID(slot), soPIN, *(*[32]byte)(unsafe.Pointer(label))))
@@ -183,7 +183,7 @@ func go_C_SeedRandom(s C.CK_SESSION_HANDLE, p C.CK_BYTE_PTR, n C.CK_ULONG) (rv C
 	defer guard("C_SeedRandom", &rv)
 	seed, ok := in(p, n)
 	if !ok {
-		return argumentsBad
+		return refuse(s, 0)
 	}
 	return code(module.SeedRandom(p11.SessionHandle(s), seed))
 }
@@ -193,7 +193,7 @@ func go_C_GenerateRandom(s C.CK_SESSION_HANDLE, p C.CK_BYTE_PTR, n C.CK_ULONG) (
 	defer guard("C_GenerateRandom", &rv)
 	out, ok := in(p, n)
 	if !ok {
-		return argumentsBad
+		return refuse(s, 0)
 	}
 	return code(module.GenerateRandom(p11.SessionHandle(s), out))
 }

@@ -52,3 +52,13 @@ func code(err error) C.CK_RV {
 }
 
 const argumentsBad = C.CK_RV(p11.CKR_ARGUMENTS_BAD)
+
+// refuse answers a call of a session with arguments that are none, and ends
+// the operations in flags, which it would have continued.
+func refuse(s C.CK_SESSION_HANDLE, flags uint) C.CK_RV {
+	return code(module.Refuse(p11.SessionHandle(s), flags))
+}
+
+func refuseSlot(slot C.CK_SLOT_ID) C.CK_RV {
+	return code(module.RefuseSlot(p11.SlotID(slot)))
+}

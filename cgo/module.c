@@ -60,6 +60,7 @@ typedef struct engine {
 	__typeof__(go_C_Finalize) *finalize;
 	CK_FUNCTIONS_2_40(ENGINE_MEMBER)
 	CK_FUNCTIONS_3_0(ENGINE_MEMBER)
+	CK_FUNCTIONS_3_2(ENGINE_MEMBER)
 } engine;
 
 static bool engine_start(void);
@@ -77,6 +78,7 @@ static engine self = {
 	.finalize = go_C_Finalize,
 	CK_FUNCTIONS_2_40(ENGINE_INIT)
 	CK_FUNCTIONS_3_0(ENGINE_INIT)
+	CK_FUNCTIONS_3_2(ENGINE_INIT)
 };
 
 /* Go's initialisers, which ld-defer.sh moved here. Weak: a plain build of this
@@ -559,6 +561,7 @@ static CK_ATTRIBUTE nothing;
 #define DEFINE(kind, name, params, pass, ptrs) DEFINE_##kind(name, params, pass, ptrs)
 CK_FUNCTIONS_2_40(DEFINE)
 CK_FUNCTIONS_3_0(DEFINE)
+CK_FUNCTIONS_3_2(DEFINE)
 
 CK_RV C_Initialize(CK_VOID_PTR args)
 {
@@ -604,10 +607,19 @@ static CK_FUNCTION_LIST_3_0 list_3_0 = {
 	CK_FUNCTIONS_2_40(ENTRY)
 	CK_FUNCTIONS_3_0(ENTRY)
 };
+static CK_FUNCTION_LIST_3_2 list_3_2 = {
+	.version = {3, 2},
+	CK_FUNCTIONS_2_40(ENTRY)
+	CK_FUNCTIONS_3_0(ENTRY)
+	CK_FUNCTIONS_3_2(ENTRY)
+};
 
-/* The default first. Flags are 0: CKF_INTERFACE_FORK_SAFE would promise that
- * state survives into a child, where PKCS#11 wants a C_Initialize instead. */
+/* The default first: each list begins with the entries of the older ones, so
+ * a client that knows an older one finds it in the default. Flags are 0:
+ * CKF_INTERFACE_FORK_SAFE would promise that state survives into a child, where
+ * PKCS#11 wants a C_Initialize instead. */
 static CK_INTERFACE interfaces[] = {
+	{(CK_CHAR *)"PKCS 11", &list_3_2, 0},
 	{(CK_CHAR *)"PKCS 11", &list_3_0, 0},
 	{(CK_CHAR *)"PKCS 11", &list_2_40, 0},
 };

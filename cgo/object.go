@@ -14,7 +14,7 @@ func go_C_CreateObject(s C.CK_SESSION_HANDLE, t C.CK_ATTRIBUTE_PTR, n C.CK_ULONG
 	defer guard("C_CreateObject", &rv)
 	attrs, ok := template(t, n)
 	if !ok || out == nil {
-		return argumentsBad
+		return refuse(s, 0)
 	}
 	o, err := module.CreateObject(p11.SessionHandle(s), attrs)
 	if err == nil {
@@ -28,7 +28,7 @@ func go_C_CopyObject(s C.CK_SESSION_HANDLE, obj C.CK_OBJECT_HANDLE, t C.CK_ATTRI
 	defer guard("C_CopyObject", &rv)
 	attrs, ok := template(t, n)
 	if !ok || out == nil {
-		return argumentsBad
+		return refuse(s, 0)
 	}
 	o, err := module.CopyObject(p11.SessionHandle(s), p11.ObjectHandle(obj), attrs)
 	if err == nil {
@@ -47,7 +47,7 @@ func go_C_DestroyObject(s C.CK_SESSION_HANDLE, obj C.CK_OBJECT_HANDLE) (rv C.CK_
 func go_C_GetObjectSize(s C.CK_SESSION_HANDLE, obj C.CK_OBJECT_HANDLE, out C.CK_ULONG_PTR) (rv C.CK_RV) {
 	defer guard("C_GetObjectSize", &rv)
 	if out == nil {
-		return argumentsBad
+		return refuse(s, 0)
 	}
 	size, err := module.GetObjectSize(p11.SessionHandle(s), p11.ObjectHandle(obj))
 	if err == nil {
@@ -61,11 +61,11 @@ func go_C_GetAttributeValue(s C.CK_SESSION_HANDLE, obj C.CK_OBJECT_HANDLE, t C.C
 	defer guard("C_GetAttributeValue", &rv)
 	c, ok := attributes(t, n)
 	if !ok || t == nil {
-		return argumentsBad
+		return refuse(s, 0)
 	}
 	attrs, ok := templateOut(c)
 	if !ok {
-		return argumentsBad
+		return refuse(s, 0)
 	}
 	result := p11.RVOf(module.GetAttributeValue(p11.SessionHandle(s), p11.ObjectHandle(obj), attrs))
 	switch result {
@@ -84,7 +84,7 @@ func go_C_SetAttributeValue(s C.CK_SESSION_HANDLE, obj C.CK_OBJECT_HANDLE, t C.C
 	defer guard("C_SetAttributeValue", &rv)
 	attrs, ok := template(t, n)
 	if !ok {
-		return argumentsBad
+		return refuse(s, 0)
 	}
 	return code(module.SetAttributeValue(p11.SessionHandle(s), p11.ObjectHandle(obj), attrs))
 }
@@ -94,7 +94,7 @@ func go_C_FindObjectsInit(s C.CK_SESSION_HANDLE, t C.CK_ATTRIBUTE_PTR, n C.CK_UL
 	defer guard("C_FindObjectsInit", &rv)
 	attrs, ok := template(t, n)
 	if !ok {
-		return argumentsBad
+		return refuse(s, 0)
 	}
 	return code(module.FindObjectsInit(p11.SessionHandle(s), attrs))
 }
@@ -103,7 +103,7 @@ func go_C_FindObjectsInit(s C.CK_SESSION_HANDLE, t C.CK_ATTRIBUTE_PTR, n C.CK_UL
 func go_C_FindObjects(s C.CK_SESSION_HANDLE, list C.CK_OBJECT_HANDLE_PTR, room C.CK_ULONG, n C.CK_ULONG_PTR) (rv C.CK_RV) {
 	defer guard("C_FindObjects", &rv)
 	if n == nil || list == nil && room != 0 {
-		return argumentsBad
+		return refuse(s, 0)
 	}
 	out := unsafe.Slice((*p11.ObjectHandle)(unsafe.Pointer(list)), int(min(room, maxHandles)))
 	count, err := module.FindObjects(p11.SessionHandle(s), out)
@@ -126,7 +126,7 @@ func go_C_GenerateKeyPair(s C.CK_SESSION_HANDLE, m C.CK_MECHANISM_PTR, tpub C.CK
 	pubAttrs, okPub := template(tpub, npub)
 	privAttrs, okPriv := template(tpriv, npriv)
 	if !ok || !okPub || !okPriv || pub == nil || priv == nil {
-		return argumentsBad
+		return refuse(s, 0)
 	}
 	pubKey, privKey, err := module.GenerateKeyPair(p11.SessionHandle(s), mech, pubAttrs, privAttrs)
 	if err == nil {

@@ -146,6 +146,7 @@ var classSpecs = map[uint]map[AttributeType]*spec{
 	CKO_CERTIFICATE: table(storage, certificate),
 	CKO_PUBLIC_KEY:  table(storage, key, publicKey),
 	CKO_PRIVATE_KEY: table(storage, key, privateKey),
+	CKO_PROFILE:     table(fixed(storage), profile),
 }
 
 func table(parts ...[]spec) map[AttributeType]*spec {
@@ -347,6 +348,9 @@ func decodeBody(b []byte) (attrs, bool) {
 		return nil, false
 	}
 	specs := classSpecs[ulongOf(class)]
+	if ulongOf(class) == CKO_PROFILE {
+		return nil, false // no file makes a profile
+	}
 	for t, v := range a {
 		sp := specs[t]
 		if sp == nil || t == CKA_TOKEN || t == CKA_PRIVATE || t == CKA_UNIQUE_ID || sp.rule&hidden != 0 {

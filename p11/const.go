@@ -6,10 +6,14 @@ const (
 	CKO_CERTIFICATE uint = 1
 	CKO_PUBLIC_KEY  uint = 2
 	CKO_PRIVATE_KEY uint = 3
+	CKO_PROFILE     uint = 9
 
 	CKK_EC_EDWARDS uint = 0x40
 
 	CKC_X_509 uint = 0
+
+	CKP_BASELINE_PROVIDER uint = 1
+	CKP_EXTENDED_PROVIDER uint = 2
 )
 
 // Attributes.
@@ -61,6 +65,7 @@ const (
 	CKA_EC_POINT                   AttributeType = 0x181
 	CKA_ALWAYS_AUTHENTICATE        AttributeType = 0x202
 	CKA_WRAP_WITH_TRUSTED          AttributeType = 0x210
+	CKA_PROFILE_ID                 AttributeType = 0x601
 	CKA_ALLOWED_MECHANISMS         AttributeType = 0x40000600
 )
 
@@ -68,10 +73,15 @@ const (
 const (
 	CKM_SHA512_224              MechanismType = 0x048
 	CKM_SHA512_256              MechanismType = 0x04C
+	CKM_SHA_1                   MechanismType = 0x220
 	CKM_SHA256                  MechanismType = 0x250
 	CKM_SHA224                  MechanismType = 0x255
 	CKM_SHA384                  MechanismType = 0x260
 	CKM_SHA512                  MechanismType = 0x270
+	CKM_SHA3_256                MechanismType = 0x2B0
+	CKM_SHA3_224                MechanismType = 0x2B5
+	CKM_SHA3_384                MechanismType = 0x2C0
+	CKM_SHA3_512                MechanismType = 0x2D0
 	CKM_EC_EDWARDS_KEY_PAIR_GEN MechanismType = 0x1055
 	CKM_EDDSA                   MechanismType = 0x1057
 )
@@ -82,22 +92,27 @@ const (
 	CKF_REMOVABLE     uint = 0x2
 	CKF_HW_SLOT       uint = 0x4
 
-	CKF_RNG                  uint = 0x1 // CK_TOKEN_INFO
-	CKF_WRITE_PROTECTED      uint = 0x2
-	CKF_LOGIN_REQUIRED       uint = 0x4
-	CKF_USER_PIN_INITIALIZED uint = 0x8
-	CKF_TOKEN_INITIALIZED    uint = 0x400
-	CKF_USER_PIN_COUNT_LOW   uint = 0x10000
-	CKF_USER_PIN_FINAL_TRY   uint = 0x20000
-	CKF_USER_PIN_LOCKED      uint = 0x40000
-	CKF_SO_PIN_COUNT_LOW     uint = 0x100000
-	CKF_SO_PIN_FINAL_TRY     uint = 0x200000
-	CKF_SO_PIN_LOCKED        uint = 0x400000
+	CKF_RNG                    uint = 0x1 // CK_TOKEN_INFO
+	CKF_WRITE_PROTECTED        uint = 0x2
+	CKF_LOGIN_REQUIRED         uint = 0x4
+	CKF_USER_PIN_INITIALIZED   uint = 0x8
+	CKF_RESTORE_KEY_NOT_NEEDED uint = 0x20
+	CKF_TOKEN_INITIALIZED      uint = 0x400
+	CKF_USER_PIN_COUNT_LOW     uint = 0x10000
+	CKF_USER_PIN_FINAL_TRY     uint = 0x20000
+	CKF_USER_PIN_LOCKED        uint = 0x40000
+	CKF_SO_PIN_COUNT_LOW       uint = 0x100000
+	CKF_SO_PIN_FINAL_TRY       uint = 0x200000
+	CKF_SO_PIN_LOCKED          uint = 0x400000
 
 	CKF_RW_SESSION     uint = 0x2 // CK_SESSION_INFO
 	CKF_SERIAL_SESSION uint = 0x4
+	CKF_ASYNC_SESSION  uint = 0x8
 
-	CKF_DIGEST            uint = 0x400 // CK_MECHANISM_INFO
+	CKF_MESSAGE_SIGN      uint = 0x8 // CK_MECHANISM_INFO
+	CKF_MESSAGE_VERIFY    uint = 0x10
+	CKF_MULTI_MESSAGE     uint = 0x20
+	CKF_DIGEST            uint = 0x400
 	CKF_SIGN              uint = 0x800
 	CKF_VERIFY            uint = 0x2000
 	CKF_GENERATE_KEY_PAIR uint = 0x10000
@@ -110,7 +125,9 @@ const (
 
 	CKF_DONT_BLOCK uint = 0x1 // C_WaitForSlotEvent
 
-	CKF_FIND_OBJECTS uint = 0x40 // C_SessionCancel, beside CKF_DIGEST, CKF_SIGN and CKF_VERIFY
+	CKF_FIND_OBJECTS uint = 0x40 // C_SessionCancel, beside the functions of CK_MECHANISM_INFO
+
+	CKS_LAST_VALIDATION_OK uint = 1 // C_GetSessionValidationFlags
 )
 
 // Users and session states.

@@ -1,7 +1,9 @@
 package p11
 
 import (
+	"crypto/sha1"
 	"crypto/sha256"
+	"crypto/sha3"
 	"crypto/sha512"
 	"hash"
 )
@@ -12,22 +14,29 @@ func digestRow(t MechanismType, newHash func() hash.Hash) mechanism {
 	return mechanism{typ: t, info: MechanismInfo{Flags: CKF_DIGEST}, digest: newHash}
 }
 
-// digestMechanisms is SHA-2 (section 6.23 and following).
+// digestMechanisms is SHA-1, SHA-2 and SHA-3 (section 6.20 and following).
+// SHA-1 is there for what has to read old digests; nothing is signed over it.
 var digestMechanisms = []mechanism{
+	digestRow(CKM_SHA_1, sha1.New),
 	digestRow(CKM_SHA224, sha256.New224),
 	digestRow(CKM_SHA256, sha256.New),
 	digestRow(CKM_SHA384, sha512.New384),
 	digestRow(CKM_SHA512, sha512.New),
 	digestRow(CKM_SHA512_224, sha512.New512_224),
 	digestRow(CKM_SHA512_256, sha512.New512_256),
+	digestRow(CKM_SHA3_224, func() hash.Hash { return sha3.New224() }),
+	digestRow(CKM_SHA3_256, func() hash.Hash { return sha3.New256() }),
+	digestRow(CKM_SHA3_384, func() hash.Hash { return sha3.New384() }),
+	digestRow(CKM_SHA3_512, func() hash.Hash { return sha3.New512() }),
 }
 
 type digestOp struct {
+	mech  MechanismType
 	hash  hasher
 	parts bool // C_DigestUpdate was called
 }
 
-// DigestInit is C_DigestInit (section 5.11.1).
+// DigestInit is C_DigestInit (section 5.12.1).
 func (m *Module) DigestInit(h SessionHandle, mech Mechanism) error {
 	l, sess, err := m.withSession(h)
 	if err != nil {
@@ -46,11 +55,11 @@ func (m *Module) DigestInit(h SessionHandle, mech Mechanism) error {
 	if mech.Param != nil {
 		return CKR_MECHANISM_PARAM_INVALID
 	}
-	sess.digest = &digestOp{hash: row.digest()}
+	sess.digest = &digestOp{mech: mech.Type, hash: row.digest()}
 	return nil
 }
 
-// Digest is C_Digest (section 5.11.2).
+// Digest is C_Digest (section 5.12.2).
 func (m *Module) Digest(h SessionHandle, data []byte, out *Output) error {
 	return m.finishDigest(h, out, func(op *digestOp) error {
 		if op.parts {
@@ -60,7 +69,7 @@ func (m *Module) Digest(h SessionHandle, data []byte, out *Output) error {
 	}, data)
 }
 
-// DigestFinal is C_DigestFinal (section 5.11.5).
+// DigestFinal is C_DigestFinal (section 5.12.5).
 func (m *Module) DigestFinal(h SessionHandle, out *Output) error {
 	return m.finishDigest(h, out, func(*digestOp) error { return nil }, nil)
 }
@@ -89,7 +98,7 @@ func (m *Module) finishDigest(h SessionHandle, out *Output, check func(*digestOp
 	return nil
 }
 
-// DigestUpdate is C_DigestUpdate (section 5.11.3).
+// DigestUpdate is C_DigestUpdate (section 5.12.3).
 func (m *Module) DigestUpdate(h SessionHandle, part []byte) error {
 	l, sess, err := m.withSession(h)
 	if err != nil {
@@ -106,7 +115,7 @@ func (m *Module) DigestUpdate(h SessionHandle, part []byte) error {
 	return nil
 }
 
-// DigestKey is C_DigestKey (section 5.11.4). Only secret keys can be
+// DigestKey is C_DigestKey (section 5.12.4). Only secret keys can be
 // digested, and this token holds none.
 func (m *Module) DigestKey(h SessionHandle, key ObjectHandle) error {
 	l, sess, err := m.withSession(h)

@@ -19,7 +19,8 @@ func edwardsInfo(functions uint) MechanismInfo {
 var eddsaMechanisms = []mechanism{
 	{typ: CKM_EC_EDWARDS_KEY_PAIR_GEN, info: edwardsInfo(CKF_GENERATE_KEY_PAIR)},
 	// GnuTLS 3.7 generates keys with CKM_EDDSA.
-	{typ: CKM_EDDSA, info: edwardsInfo(CKF_SIGN | CKF_VERIFY), also: CKF_GENERATE_KEY_PAIR, eddsa: parseEdDSAParams},
+	{typ: CKM_EDDSA, info: edwardsInfo(CKF_SIGN | CKF_VERIFY | CKF_MESSAGE_SIGN | CKF_MESSAGE_VERIFY | CKF_MULTI_MESSAGE),
+		also: CKF_GENERATE_KEY_PAIR, eddsa: parseEdDSAParams},
 }
 
 // parseEdDSAParams chooses the signature scheme of RFC 8032 (section 6.3.16):
@@ -49,11 +50,13 @@ const maxMessage = 64 << 20
 
 // messageOp is a signature or a verification that was initialised.
 type messageOp struct {
+	row           *mechanism
 	key           *object
 	params        eddsaParams
 	parts         bool // the message comes in parts
 	message       []byte
-	authenticated bool // CKU_CONTEXT_SPECIFIC login for this operation
+	signature     []byte // of C_VerifySignatureInit
+	authenticated bool   // CKU_CONTEXT_SPECIFIC login for this operation
 }
 
 // opKey finds the key of an operation and checks that it may serve it.
@@ -88,8 +91,11 @@ func (m *Module) SignInit(h SessionHandle, mech Mechanism, key ObjectHandle) err
 
 // message finds where a session keeps its operation of a function.
 func (s *session) message(function uint) **messageOp {
-	if function == CKF_SIGN {
+	switch function {
+	case CKF_SIGN:
 		return &s.sign
+	case verifySignature:
+		return &s.verifySig
 	}
 	return &s.verify
 }
@@ -102,24 +108,33 @@ func (m *Module) startMessage(h SessionHandle, mech Mechanism, key ObjectHandle,
 	defer l.leave()
 	sess.mu.Lock()
 	defer sess.mu.Unlock()
-	op := sess.message(function)
-	if *op != nil {
+	if sess.busy(function) {
 		return CKR_OPERATION_ACTIVE
 	}
-	row, err := mechanismFor(mech.Type, function)
+	op, err := l.newMessage(sess, mech, key, function, class, usage)
 	if err != nil {
 		return err
+	}
+	*sess.message(function) = op
+	return nil
+}
+
+// newMessage checks what an Init function was given, in this order: mechanism,
+// parameter, key.
+func (l *library) newMessage(sess *session, mech Mechanism, key ObjectHandle, function, class uint, usage AttributeType) (*messageOp, error) {
+	row, err := mechanismFor(mech.Type, function)
+	if err != nil {
+		return nil, err
 	}
 	params, err := row.eddsa(mech.Param)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	o, err := l.opKey(sess, key, class, mech.Type, usage)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	*op = &messageOp{key: o, params: params}
-	return nil
+	return &messageOp{row: row, key: o, params: params}, nil
 }
 
 // collect adds a part to the message of an operation, and ends the operation
@@ -137,8 +152,15 @@ func (m *Module) collect(h SessionHandle, part []byte, function uint) error {
 	if op == nil {
 		return CKR_OPERATION_NOT_INITIALIZED
 	}
-	if len(part) > maxMessage-len(op.message) {
+	if err := op.append(part); err != nil {
 		*at = nil
+		return err
+	}
+	return nil
+}
+
+func (op *messageOp) append(part []byte) error {
+	if len(part) > maxMessage-len(op.message) {
 		return CKR_DATA_LEN_RANGE
 	}
 	op.parts = true
@@ -192,11 +214,17 @@ func (l *library) finishSign(sess *session, op *messageOp, data []byte, out *Out
 		return err
 	}
 	sess.sign = nil
+	return l.signMessage(sess, op, data, out.Buf[:eddsa.SignatureSize])
+}
+
+// signMessage makes the signature of an operation, counts it, and records it
+// where there is an audit log.
+func (l *library) signMessage(sess *session, op *messageOp, data, sig []byte) error {
 	sign := l.sign
 	if l.audit != nil {
 		sign = l.audited
 	}
-	err := sign(sess, op, data, out.Buf[:eddsa.SignatureSize])
+	err := sign(sess, op, data, sig)
 	l.stats.Signed(sess.slot.serial, err)
 	return err
 }
@@ -252,6 +280,11 @@ func (m *Module) finishVerify(h SessionHandle, sig []byte, message func(*message
 		return err
 	}
 	sess.verify = nil
+	return op.verify(data, sig)
+}
+
+// verify checks a signature: of its length first (section 5.1.6).
+func (op *messageOp) verify(data, sig []byte) error {
 	if len(sig) != eddsa.SignatureSize {
 		return CKR_SIGNATURE_LEN_RANGE
 	}

@@ -27,8 +27,9 @@ const (
 // ends. The zero value is not initialised. All methods may be called from any
 // number of threads; their errors carry an [RV].
 type Module struct {
-	mu  sync.Mutex // serialises Initialize and Finalize
-	lib atomic.Pointer[library]
+	mu      sync.Mutex // serialises Initialize and Finalize
+	lib     atomic.Pointer[library]
+	handles atomic.Uint64 // the last handle that was given out
 }
 
 // NewModule returns a module on which C_Initialize was not called yet.
@@ -54,13 +55,19 @@ type library struct {
 
 	reported sync.Map // errors that the log has once already
 
-	refresh sync.Mutex // held from asking the store for its tokens until the slots are as it says; taken before a slot's lock
+	handles *atomic.Uint64  // the module's
+	over    context.Context // done when C_Finalize has begun
+	end     context.CancelFunc
+	stamp   stateKey // of saved operation states
 
-	mu         sync.RWMutex // guards what follows; taken after a slot's and a session's lock
-	slots      map[SlotID]*slot
-	sessions   map[SessionHandle]*session
-	nextHandle uint
-	refused    map[string]*secmem.Buffer // by serial number: the PIN of an automatic login that was wrong
+	refresh sync.Mutex // held from asking the store for its tokens until the slots are as it says; taken before a slot's lock
+	events  slotEvents // guarded by refresh
+
+	mu       sync.RWMutex // guards what follows; taken after a slot's and a session's lock
+	slots    map[SlotID]*slot
+	listed   []SlotID // what C_GetSlotList shows
+	sessions map[SessionHandle]*session
+	refused  map[string]*secmem.Buffer // by serial number: the PIN of an automatic login that was wrong
 }
 
 // enter finds the running library and keeps it alive until leave.
@@ -69,12 +76,20 @@ func (m *Module) enter() (*library, error) {
 	if l == nil {
 		return nil, CKR_CRYPTOKI_NOT_INITIALIZED
 	}
+	if err := l.again(); err != nil {
+		return nil, err
+	}
+	return l, nil
+}
+
+// again is enter for a call that has left the library meanwhile.
+func (l *library) again() error {
 	l.life.RLock()
 	if l.closed {
 		l.life.RUnlock()
-		return nil, CKR_CRYPTOKI_NOT_INITIALIZED
+		return CKR_CRYPTOKI_NOT_INITIALIZED
 	}
-	return l, nil
+	return nil
 }
 
 func (l *library) leave() { l.life.RUnlock() }
@@ -84,8 +99,8 @@ func (l *library) leave() { l.life.RUnlock() }
 //
 // CKF_LIBRARY_CANT_CREATE_OS_THREADS is accepted: Go's threads exist before
 // the first call, and GnuTLS and NSS always set the flag. Mutex callbacks are
-// accepted and not called, since this module's own locks serve any host that
-// uses real threads.
+// never called, so they are accepted beside CKF_OS_LOCKING_OK alone: without
+// it they ask for their use, of which this module is not capable.
 func (m *Module) Initialize(a InitArgs) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -102,8 +117,11 @@ func (m *Module) Initialize(a InitArgs) error {
 				n++
 			}
 		}
-		if n != 0 && n != 4 {
+		switch {
+		case n != 0 && n != 4:
 			return CKR_ARGUMENTS_BAD
+		case n == 4 && a.Flags&CKF_OS_LOCKING_OK == 0:
+			return CKR_CANT_LOCK
 		}
 	}
 	cfg, err := config.Load()
@@ -156,16 +174,21 @@ func (m *Module) start(cfg *config.Config, log *slog.Logger, to io.Closer, dev s
 		slots:    map[SlotID]*slot{},
 		sessions: map[SessionHandle]*session{},
 		refused:  map[string]*secmem.Buffer{},
+		handles:  &m.handles,
+		stamp:    newStateKey(),
+		events:   slotEvents{seen: map[SlotID]string{}, pending: map[SlotID]bool{}},
 	}
 	l.stats.Watch(l.store)
+	l.over, l.end = context.WithCancel(context.Background())
 	if err := l.refreshSlots(); err != nil {
 		log.Error("tokens cannot be listed", "error", err)
 	}
+	clear(l.events.pending)
 	m.lib.Store(l)
 }
 
-// Finalize is C_Finalize (section 5.4.2): it waits for running calls, wipes
-// every secret and closes the TPM.
+// Finalize is C_Finalize (section 5.4.2): it wakes C_WaitForSlotEvent, waits
+// for the other running calls, wipes every secret and closes the TPM.
 func (m *Module) Finalize() error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -173,6 +196,7 @@ func (m *Module) Finalize() error {
 	if l == nil {
 		return CKR_CRYPTOKI_NOT_INITIALIZED
 	}
+	l.end() // before it waits, for whoever waits in C_WaitForSlotEvent
 	l.life.Lock()
 	l.closed = true
 	l.life.Unlock()
@@ -210,7 +234,7 @@ const (
 	model        = "icn-p11 TPM 2.0"
 )
 
-// GetInfo is C_GetInfo.
+// GetInfo is C_GetInfo (section 5.4.3).
 func (m *Module) GetInfo() (Info, error) {
 	l, err := m.enter()
 	if err != nil {
@@ -218,7 +242,7 @@ func (m *Module) GetInfo() (Info, error) {
 	}
 	defer l.leave()
 	return Info{
-		CryptokiVersion:    Version{3, 0},
+		CryptokiVersion:    Version{3, 2},
 		ManufacturerID:     manufacturer,
 		LibraryDescription: description,
 		LibraryVersion:     LibraryVersion,

@@ -20,6 +20,8 @@ type object struct {
 	token   bool
 	private bool
 
+	builtin bool // a profile: a token object that no file stands for
+
 	id     sealstore.ID // of the sealed object: a token object, or the one a session copy signs with
 	stamp  uint64
 	sealed bool // the secret is in the store under id
@@ -34,6 +36,7 @@ func (o *object) bool(t AttributeType) bool { return o.attrs.bool(t) }
 type objects struct {
 	byHandle map[ObjectHandle]*object
 	byID     map[sealstore.ID]*object // token objects
+	profiles bool                     // those of the token are there
 }
 
 func (t *objects) put(o *object) {
@@ -42,7 +45,7 @@ func (t *objects) put(o *object) {
 		t.byID = map[sealstore.ID]*object{}
 	}
 	t.byHandle[o.handle] = o
-	if o.token {
+	if o.token && !o.builtin {
 		t.byID[o.id] = o
 	}
 }
@@ -86,6 +89,7 @@ func (l *library) sync(s *slot) error {
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	l.addProfiles(s)
 	seen := make(map[sealstore.ID]bool, len(stored))
 	for _, st := range stored {
 		seen[st.ID] = true
@@ -501,7 +505,7 @@ func (m *Module) FindObjectsInit(h SessionHandle, tmpl []Attribute) error {
 	op := &findOp{}
 	l.mu.RLock()
 	for oh, o := range s.objs.byHandle {
-		if (!o.private || s.user == userIn) && o.attrs.matches(tmpl) {
+		if (!o.private || s.user == userIn) && (!o.builtin || asksProfiles(tmpl)) && o.attrs.matches(tmpl) {
 			op.rest = append(op.rest, oh)
 		}
 	}

@@ -18,6 +18,69 @@ type session struct {
 	digest *digestOp
 	sign   *messageOp
 	verify *messageOp
+
+	verifySig *messageOp // of C_VerifySignatureInit
+	signing   *process   // message-based
+	verifying *process
+}
+
+// busy tells whether an operation keeps another of a function from starting: a
+// session makes one signature at a time, however it was begun, and checks one.
+func (s *session) busy(function uint) bool {
+	if function&(CKF_SIGN|CKF_MESSAGE_SIGN) != 0 {
+		return s.sign != nil || s.signing != nil
+	}
+	return s.verify != nil || s.verifySig != nil || s.verifying != nil
+}
+
+// cancel ends the operations of the functions in flags.
+func (s *session) cancel(flags uint) {
+	if flags&CKF_FIND_OBJECTS != 0 {
+		s.find = nil
+	}
+	if flags&CKF_DIGEST != 0 {
+		s.digest = nil
+	}
+	if flags&CKF_SIGN != 0 {
+		s.sign = nil
+	}
+	if flags&CKF_VERIFY != 0 {
+		s.verify, s.verifySig = nil, nil
+	}
+	if flags&CKF_MESSAGE_SIGN != 0 {
+		s.signing = nil
+	}
+	if flags&CKF_MESSAGE_VERIFY != 0 {
+		s.verifying = nil
+	}
+}
+
+// Refuse answers a call whose arguments are none: CKR_SESSION_HANDLE_INVALID
+// goes before CKR_ARGUMENTS_BAD (section 5.1.7). The operations in flags end,
+// as they do with most errors of the functions that continue them.
+func (m *Module) Refuse(h SessionHandle, flags uint) error {
+	l, sess, err := m.withSession(h)
+	if err != nil {
+		return err
+	}
+	defer l.leave()
+	sess.mu.Lock()
+	defer sess.mu.Unlock()
+	sess.cancel(flags)
+	return CKR_ARGUMENTS_BAD
+}
+
+// RefuseSlot is Refuse for the functions that are given a slot.
+func (m *Module) RefuseSlot(id SlotID) error {
+	l, err := m.enter()
+	if err != nil {
+		return err
+	}
+	defer l.leave()
+	if _, err := l.slot(id); err != nil {
+		return err
+	}
+	return CKR_ARGUMENTS_BAD
 }
 
 // OpenSession is C_OpenSession (section 5.6.1).
@@ -27,8 +90,14 @@ func (m *Module) OpenSession(id SlotID, flags uint) (SessionHandle, error) {
 		return 0, err
 	}
 	defer l.leave()
-	if flags&CKF_SERIAL_SESSION == 0 {
+	if _, err := l.slot(id); err != nil {
+		return 0, err
+	}
+	switch {
+	case flags&CKF_SERIAL_SESSION == 0:
 		return 0, CKR_SESSION_PARALLEL_NOT_SUPPORTED
+	case flags&CKF_ASYNC_SESSION != 0:
+		return 0, CKR_SESSION_ASYNC_NOT_SUPPORTED
 	}
 	s, err := l.initialised(id)
 	if err != nil {
@@ -56,11 +125,8 @@ func (m *Module) OpenSession(id SlotID, flags uint) (SessionHandle, error) {
 }
 
 // handle counts up: no session or object handle is ever used twice in a
-// process. The caller holds l.mu.
-func (l *library) handle() uint {
-	l.nextHandle++
-	return l.nextHandle
-}
+// process, C_Finalize or not.
+func (l *library) handle() uint { return uint(l.handles.Add(1)) }
 
 func (l *library) session(h SessionHandle) (*session, error) {
 	l.mu.RLock()
@@ -155,23 +221,26 @@ func (m *Module) GetSessionInfo(h SessionHandle) (SessionInfo, error) {
 		return SessionInfo{}, err
 	}
 	defer l.leave()
-	info := SessionInfo{Slot: sess.slot.id, Flags: CKF_SERIAL_SESSION}
+	info := SessionInfo{Slot: sess.slot.id, State: l.stateOf(sess), Flags: CKF_SERIAL_SESSION}
 	if sess.rw {
 		info.Flags |= CKF_RW_SESSION
 	}
+	return info, nil
+}
+
+// stateOf is the state of a session, which follows from who is logged in.
+func (l *library) stateOf(sess *session) State {
 	switch user := l.user(sess.slot); {
 	case user == soIn:
-		info.State = CKS_RW_SO_FUNCTIONS
+		return CKS_RW_SO_FUNCTIONS
 	case user == userIn && sess.rw:
-		info.State = CKS_RW_USER_FUNCTIONS
+		return CKS_RW_USER_FUNCTIONS
 	case user == userIn:
-		info.State = CKS_RO_USER_FUNCTIONS
+		return CKS_RO_USER_FUNCTIONS
 	case sess.rw:
-		info.State = CKS_RW_PUBLIC_SESSION
-	default:
-		info.State = CKS_RO_PUBLIC_SESSION
+		return CKS_RW_PUBLIC_SESSION
 	}
-	return info, nil
+	return CKS_RO_PUBLIC_SESSION
 }
 
 // SessionCancel is C_SessionCancel (section 5.6.5).
@@ -183,19 +252,22 @@ func (m *Module) SessionCancel(h SessionHandle, flags uint) error {
 	defer l.leave()
 	sess.mu.Lock()
 	defer sess.mu.Unlock()
-	if flags&CKF_FIND_OBJECTS != 0 {
-		sess.find = nil
-	}
-	if flags&CKF_DIGEST != 0 {
-		sess.digest = nil
-	}
-	if flags&CKF_SIGN != 0 {
-		sess.sign = nil
-	}
-	if flags&CKF_VERIFY != 0 {
-		sess.verify = nil
-	}
+	sess.cancel(flags)
 	return nil
+}
+
+// GetSessionValidationFlags is C_GetSessionValidationFlags (v3.2, section
+// 5.6.11). Nobody has validated this module, so no operation is a validated one.
+func (m *Module) GetSessionValidationFlags(h SessionHandle, what uint) (uint, error) {
+	l, _, err := m.withSession(h)
+	if err != nil {
+		return 0, err
+	}
+	defer l.leave()
+	if what != CKS_LAST_VALIDATION_OK {
+		return 0, CKR_ARGUMENTS_BAD
+	}
+	return 0, nil
 }
 
 // user tells who is logged in. A login is over, too, when another process has
@@ -283,6 +355,15 @@ func (m *Module) Login(h SessionHandle, user UserType, pin []byte) error {
 	return nil
 }
 
+// LoginUser is C_LoginUser (section 5.6.9). The users of this token have no
+// names, so it is C_Login where none is given.
+func (m *Module) LoginUser(h SessionHandle, user UserType, pin, name []byte) error {
+	if len(name) != 0 {
+		return m.Refuse(h, 0)
+	}
+	return m.Login(h, user, pin)
+}
+
 func (l *library) hasReadOnly(s *slot) bool {
 	l.mu.RLock()
 	defer l.mu.RUnlock()
@@ -299,7 +380,11 @@ func (l *library) hasReadOnly(s *slot) bool {
 func (l *library) contextLogin(sess *session, pin []byte) error {
 	sess.mu.Lock()
 	defer sess.mu.Unlock()
-	if sess.sign == nil || !sess.sign.key.bool(CKA_ALWAYS_AUTHENTICATE) {
+	op := sess.sign
+	if sess.signing != nil {
+		op = &sess.signing.op
+	}
+	if op == nil || !op.key.bool(CKA_ALWAYS_AUTHENTICATE) {
 		return CKR_OPERATION_NOT_INITIALIZED
 	}
 	s := sess.slot
@@ -311,13 +396,16 @@ func (l *library) contextLogin(sess *session, pin []byte) error {
 	err := s.token.Login(sealstore.User, pin)
 	l.lockout.forget()
 	if err != nil {
+		if errors.Is(err, sealstore.ErrLockout) {
+			l.logout(s) // section 4.9
+		}
 		return l.pinError("login for one operation", s, err)
 	}
-	sess.sign.authenticated = true
+	op.authenticated = true
 	return nil
 }
 
-// Logout is C_Logout (section 5.6.9).
+// Logout is C_Logout (section 5.6.10).
 func (m *Module) Logout(h SessionHandle) error {
 	l, sess, err := m.withSession(h)
 	if err != nil {
@@ -357,7 +445,7 @@ func (l *library) logout(s *slot) {
 	l.stats.Flush()
 }
 
-// InitPIN is C_InitPIN (section 5.6.6): the SO sets the user's PIN.
+// InitPIN is C_InitPIN (section 5.5.8): the SO sets the user's PIN.
 func (m *Module) InitPIN(h SessionHandle, pin []byte) error {
 	l, sess, err := m.withSession(h)
 	if err != nil {
@@ -365,6 +453,9 @@ func (m *Module) InitPIN(h SessionHandle, pin []byte) error {
 	}
 	defer l.leave()
 	s := sess.slot
+	if pin == nil {
+		return CKR_ARGUMENTS_BAD
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if err := l.mayWrite(s); err != nil {
@@ -373,13 +464,10 @@ func (m *Module) InitPIN(h SessionHandle, pin []byte) error {
 	if s.user != soIn {
 		return CKR_USER_NOT_LOGGED_IN
 	}
-	if pin == nil {
-		return CKR_ARGUMENTS_BAD
-	}
 	return l.fail("setting the user PIN", s.serial, s.token.InitUserPIN(pin))
 }
 
-// SetPIN is C_SetPIN (section 5.6.7): it changes the PIN of the user who is
+// SetPIN is C_SetPIN (section 5.5.9): it changes the PIN of the user who is
 // logged in, or the user's where nobody is.
 func (m *Module) SetPIN(h SessionHandle, old, new []byte) error {
 	l, sess, err := m.withSession(h)
@@ -387,11 +475,11 @@ func (m *Module) SetPIN(h SessionHandle, old, new []byte) error {
 		return err
 	}
 	defer l.leave()
-	if err := l.mayChange(sess); err != nil {
-		return err
-	}
 	if old == nil || new == nil {
 		return CKR_ARGUMENTS_BAD
+	}
+	if err := l.mayChange(sess); err != nil {
+		return err
 	}
 	if len(new) < minPIN || len(new) > maxPIN {
 		return CKR_PIN_LEN_RANGE

@@ -1,8 +1,8 @@
 package p11
 
 import (
-	"cmp"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"sync"
@@ -87,7 +87,7 @@ func SlotIDs(cfg *config.Config, tokens []sealstore.TokenInfo, kept map[string]S
 // would take back what a newer one, or C_InitToken, has just entered.
 func (l *library) refreshSlots() error {
 	l.refresh.Lock()
-	gone, err := l.rereadSlots()
+	gone, err := l.rereadSlots(true)
 	l.refresh.Unlock()
 	for _, s := range gone {
 		l.closeSlot(s)
@@ -95,9 +95,12 @@ func (l *library) refreshSlots() error {
 	return err
 }
 
-// rereadSlots gives the slots that are there no more. The caller holds
-// l.refresh.
-func (l *library) rereadSlots() (gone []*slot, err error) {
+// rereadSlots looks which tokens there are, and has a slot for each. It gives
+// the slots that are there no more: all of them where the application asks for
+// the list, since a slot that it was told of stays valid until then (section
+// 5.5.1); otherwise only the free slot, where another process has made a token
+// in it. The caller holds l.refresh.
+func (l *library) rereadSlots(all bool) (gone []*slot, err error) {
 	census, err := l.store.Scan()
 	if err != nil {
 		return nil, err
@@ -139,9 +142,11 @@ func (l *library) rereadSlots() (gone []*slot, err error) {
 	for _, d := range census.LeftOut {
 		unread[d.Serial] = !d.Lost()
 	}
+	l.events.notice(l.there(want, unread))
 	l.mu.Lock()
 	for id, s := range l.slots {
-		if t, ok := want[id]; (!ok || t.Serial != s.serial) && !unread[s.serial] {
+		t, ok := want[id]
+		if (!ok || t.Serial != s.serial) && !unread[s.serial] && (all || s.serial == "" && ok) {
 			gone = append(gone, s)
 			delete(l.slots, id)
 		}
@@ -159,6 +164,9 @@ func (l *library) rereadSlots() (gone []*slot, err error) {
 			}
 		}
 		l.slots[id] = s
+	}
+	if all {
+		l.listed = slices.Sorted(maps.Keys(l.slots))
 	}
 	l.mu.Unlock()
 	return gone, nil
@@ -222,19 +230,14 @@ func (m *Module) GetSlotList(tokenPresent bool, out []SlotID, query bool) (int, 
 		}
 	}
 	l.mu.RLock()
-	ids := make([]SlotID, 0, len(l.slots))
-	for id := range l.slots {
-		ids = append(ids, id)
+	defer l.mu.RUnlock()
+	switch n := len(l.listed); {
+	case query:
+		return n, nil
+	case len(out) < n:
+		return n, CKR_BUFFER_TOO_SMALL
 	}
-	l.mu.RUnlock()
-	if query {
-		return len(ids), nil
-	}
-	if len(out) < len(ids) {
-		return len(ids), CKR_BUFFER_TOO_SMALL
-	}
-	slices.SortFunc(ids, func(a, b SlotID) int { return cmp.Compare(a, b) })
-	return copy(out, ids), nil
+	return copy(out, l.listed), nil
 }
 
 // GetSlotInfo is C_GetSlotInfo (section 5.5.2).
@@ -277,7 +280,7 @@ func (m *Module) GetTokenInfo(id SlotID) (TokenInfo, error) {
 		ManufacturerID:     manufacturer,
 		Model:              model,
 		SerialNumber:       serial,
-		Flags:              CKF_RNG,
+		Flags:              CKF_RNG | CKF_RESTORE_KEY_NOT_NEEDED,
 		MaxPinLen:          maxPIN,
 		MinPinLen:          minPIN,
 		TotalPublicMemory:  Unavailable,
@@ -448,6 +451,7 @@ func (m *Module) InitToken(id SlotID, pin []byte, label [32]byte) error {
 		l.mu.Lock()
 		s.token, s.serial = t, info.Serial
 		l.mu.Unlock()
+		l.events.seen[id] = info.Serial
 		return nil
 	}
 	_, err = l.store.Reinit(s.serial, name, pin, l.cfg.Binding())
@@ -457,18 +461,4 @@ func (m *Module) InitToken(id SlotID, pin []byte, label [32]byte) error {
 	}
 	l.logout(s)
 	return nil
-}
-
-// WaitForSlotEvent is C_WaitForSlotEvent (section 5.5.4). There is no slot
-// event to report; a caller that would block is told that it cannot.
-func (m *Module) WaitForSlotEvent(flags uint) (SlotID, error) {
-	l, err := m.enter()
-	if err != nil {
-		return 0, err
-	}
-	defer l.leave()
-	if flags&CKF_DONT_BLOCK != 0 {
-		return 0, CKR_NO_EVENT
-	}
-	return 0, CKR_FUNCTION_NOT_SUPPORTED
 }

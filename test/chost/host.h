@@ -17,6 +17,7 @@
 
 #include "../../cgo/cryptoki.h"
 
+#define CKR_CANT_LOCK 0xAUL
 #define CKR_CRYPTOKI_ALREADY_INITIALIZED 0x191UL
 #define CKR_OBJECT_HANDLE_INVALID 0x82UL
 #define CKR_SESSION_HANDLE_INVALID 0xB3UL
@@ -67,7 +68,7 @@ static const char *scenario = "";
 
 static const char *module_path;
 static void *module_handle;
-static CK_FUNCTION_LIST_3_0 *p11;
+static CK_FUNCTION_LIST_3_2 *p11;
 
 static inline void load_module_from(const char *path)
 {
@@ -242,12 +243,13 @@ enum kind { LOCAL, GO, ABSENT, LEGACY };
 struct entry {
 	enum kind kind;
 	const char *name;
-	size_t offset; /* in CK_FUNCTION_LIST_3_0 */
+	size_t offset; /* in CK_FUNCTION_LIST_3_2 */
 };
-#define HOST_ENTRY(kind, name, params, pass, ptrs) {kind, #name, offsetof(CK_FUNCTION_LIST_3_0, name)},
+#define HOST_ENTRY(kind, name, params, pass, ptrs) {kind, #name, offsetof(CK_FUNCTION_LIST_3_2, name)},
 static const struct entry entries[] __attribute__((unused)) = {
 	CK_FUNCTIONS_2_40(HOST_ENTRY)
 	CK_FUNCTIONS_3_0(HOST_ENTRY)
+	CK_FUNCTIONS_3_2(HOST_ENTRY)
 };
 enum { ENTRIES = sizeof entries / sizeof entries[0] };
 #define FUNCTION(e) (*(void **)((char *)p11 + (e).offset))

@@ -18,42 +18,51 @@ static void check_lists(void)
 	EXPECT(CKR_ARGUMENTS_BAD, get_list(NULL));
 	OK(get_list(&l));
 	CHECK(l->version.major == 2 && l->version.minor == 40);
-	for (int i = 0; i < 68; i++) {
-		CHECK(((void **)((char *)l + sizeof(void *)))[i]);
-		CHECK(((void **)((char *)l + sizeof(void *)))[i] == dlsym(module_handle, entries[i].name));
-	}
 
 	EXPECT(CKR_ARGUMENTS_BAD, get_itfs(NULL, NULL));
 	OK(get_itfs(NULL, &n));
-	CHECK(n == 2);
-	n = 1;
+	CHECK(n == 3);
+	n = 2;
 	EXPECT(CKR_BUFFER_TOO_SMALL, get_itfs(itfs, &n));
-	CHECK(n == 2);
+	CHECK(n == 3);
 	n = 8;
 	OK(get_itfs(itfs, &n));
-	CHECK(n == 2);
-	CK_BYTE majors = 0;
+	CHECK(n == 3);
+	/* The default first, then older ones. Every list has the entries of the
+	 * older ones at its beginning. */
+	static const struct {
+		CK_BYTE major, minor;
+		int entries;
+	} lists[] = {{3, 2, 104}, {3, 0, 92}, {2, 40, 68}};
 	for (CK_ULONG i = 0; i < n; i++) {
+		CK_VERSION *v = itfs[i].pFunctionList;
 		CHECK(strcmp((char *)itfs[i].pInterfaceName, "PKCS 11") == 0);
 		CHECK(itfs[i].flags == 0);
-		majors |= (CK_BYTE)(1 << ((CK_VERSION *)itfs[i].pFunctionList)->major);
+		CHECK(v->major == lists[i].major && v->minor == lists[i].minor);
+		for (int j = 0; j < lists[i].entries; j++) {
+			void *f = ((void **)((char *)v + sizeof(void *)))[j];
+			CHECK(f && f == dlsym(module_handle, entries[j].name));
+		}
 	}
-	CHECK(majors == (1 << 2 | 1 << 3));
 
 	CK_UTF8CHAR_PTR name = (CK_UTF8CHAR_PTR) "PKCS 11";
-	CK_VERSION v240 = {2, 40}, v30 = {3, 0}, v32 = {3, 2}, v220 = {2, 20};
+	CK_VERSION v240 = {2, 40}, v30 = {3, 0}, v31 = {3, 1}, v32 = {3, 2}, v220 = {2, 20};
 	EXPECT(CKR_ARGUMENTS_BAD, get_itf(name, NULL, NULL, 0));
 	OK(get_itf(NULL, NULL, &itf, 0));
-	CHECK(((CK_VERSION *)itf->pFunctionList)->major == 3 && ((CK_VERSION *)itf->pFunctionList)->minor == 0);
+	CHECK(itf->pFunctionList == p11 && itf->pFunctionList == itfs[0].pFunctionList);
 	OK(get_itf(name, NULL, &itf, 0));
-	CHECK(((CK_VERSION *)itf->pFunctionList)->major == 3 && itf->pFunctionList == p11);
-	OK(get_itf(name, &v30, &itf, 0));
 	CHECK(itf->pFunctionList == p11);
+	OK(get_itf(name, &v32, &itf, 0));
+	CHECK(itf->pFunctionList == p11);
+	OK(get_itf(name, &v30, &itf, 0));
+	CHECK(itf->pFunctionList == itfs[1].pFunctionList);
+	OK(get_itf(NULL, &v30, &itf, 0));
+	CHECK(itf->pFunctionList == itfs[1].pFunctionList);
 	OK(get_itf(name, &v240, &itf, 0));
 	CHECK(itf->pFunctionList == l);
 	OK(get_itf(NULL, &v240, &itf, 0));
 	CHECK(itf->pFunctionList == l);
-	EXPECT(CKR_ARGUMENTS_BAD, get_itf(name, &v32, &itf, 0));
+	EXPECT(CKR_ARGUMENTS_BAD, get_itf(name, &v31, &itf, 0));
 	EXPECT(CKR_ARGUMENTS_BAD, get_itf(name, &v220, &itf, 0));
 	EXPECT(CKR_ARGUMENTS_BAD, get_itf(name, &v30, &itf, 1));
 	EXPECT(CKR_ARGUMENTS_BAD, get_itf(NULL, NULL, &itf, 1));
@@ -61,8 +70,8 @@ static void check_lists(void)
 	EXPECT(CKR_ARGUMENTS_BAD, get_itf((CK_UTF8CHAR_PTR) "icn-p11 engine ", NULL, &itf, 0));
 	EXPECT(CKR_ARGUMENTS_BAD, get_itf((CK_UTF8CHAR_PTR) "", NULL, &itf, 0));
 
-	CHECK(p11->version.major == 3 && p11->version.minor == 0);
-	CHECK(ENTRIES == 92);
+	CHECK(p11->version.major == 3 && p11->version.minor == 2);
+	CHECK(ENTRIES == 104);
 	for (int i = 0; i < ENTRIES; i++)
 		CHECK(FUNCTION(entries[i]) && FUNCTION(entries[i]) == dlsym(module_handle, entries[i].name));
 }
@@ -98,26 +107,46 @@ static void check_absent(void)
 static CK_RV mutex(CK_VOID_PTR m) { (void)m; return CKR_OK; }
 static CK_RV create_mutex(CK_VOID_PTR *m) { *m = NULL; return CKR_OK; }
 
+/* Section 5.4.1: some callbacks without the others, and pReserved, are bad
+ * arguments; all four without CKF_OS_LOCKING_OK ask for their use, of which the
+ * module is not capable. */
+static void check_arguments(void)
+{
+	CK_C_INITIALIZE_ARGS a;
+
+	for (unsigned given = 0; given < 16; given++)
+		for (CK_FLAGS flags = 0; flags < 4; flags++)
+			for (int reserved = 0; reserved < 2; reserved++) {
+				CK_RV want = CKR_OK;
+				a = (CK_C_INITIALIZE_ARGS){
+					given & 1 ? create_mutex : NULL, given & 2 ? mutex : NULL, given & 4 ? mutex : NULL,
+					given & 8 ? mutex : NULL, flags, reserved ? &a : NULL};
+				if (reserved || (given != 0 && given != 15))
+					want = CKR_ARGUMENTS_BAD;
+				else if (given == 15 && !(flags & 2))
+					want = CKR_CANT_LOCK;
+				CK_RV rv = p11->C_Initialize(&a);
+				if (rv != want)
+					FAIL("C_Initialize with callbacks %x, flags %lx, reserved %d = 0x%lx, not 0x%lx", given, flags, reserved, rv, want);
+				if (rv == CKR_OK)
+					OK(p11->C_Finalize(NULL));
+				else
+					check_not_initialised();
+			}
+	OK(p11->C_Initialize(NULL));
+	OK(p11->C_Finalize(NULL));
+}
+
 static void check_initialize(void)
 {
-	CK_C_INITIALIZE_ARGS a = {0};
+	CK_C_INITIALIZE_ARGS a = {.flags = 3}; /* GnuTLS and NSS */
 	CK_INFO info;
 
-	a.pReserved = &a;
-	EXPECT(CKR_ARGUMENTS_BAD, p11->C_Initialize(&a));
-	a = (CK_C_INITIALIZE_ARGS){.LockMutex = mutex};
-	EXPECT(CKR_ARGUMENTS_BAD, p11->C_Initialize(&a));
-	check_not_initialised();
-
-	a = (CK_C_INITIALIZE_ARGS){create_mutex, mutex, mutex, mutex, 0, NULL};
-	OK(p11->C_Initialize(&a));
-	OK(p11->C_Finalize(NULL));
-	a = (CK_C_INITIALIZE_ARGS){.flags = 3}; /* GnuTLS and NSS */
 	OK(p11->C_Initialize(&a));
 	EXPECT(CKR_CRYPTOKI_ALREADY_INITIALIZED, p11->C_Initialize(NULL));
 	EXPECT(CKR_ARGUMENTS_BAD, p11->C_Finalize(&a));
 	OK(p11->C_GetInfo(&info));
-	CHECK(info.flags == 0);
+	CHECK(info.flags == 0 && info.cryptokiVersion.major == 3 && info.cryptokiVersion.minor == 2);
 	/* Filled up with blanks, not terminated. */
 	CHECK(!memchr(info.manufacturerID, 0, 32) && !memchr(info.libraryDescription, 0, 32));
 	check_absent();
@@ -135,6 +164,7 @@ int main(int argc, char **argv)
 	check_not_initialised();
 	CHECK(threads_now() == 1);
 	check_initialize();
+	check_arguments();
 	puts("interfaces: ok");
 	return 0;
 }
