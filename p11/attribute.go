@@ -62,37 +62,37 @@ var storage = []spec{
 	{CKA_PRIVATE, kindBool, atBirth, no},
 	{CKA_MODIFIABLE, kindBool, atBirth, yes},
 	{CKA_COPYABLE, kindBool, anyTime | onlyDown, yes},
-	{CKA_DESTROYABLE, kindBool, anyTime, yes},
+	{CKA_DESTROYABLE, kindBool, atBirth, yes},
 	{CKA_LABEL, kindBytes, anyTime, empty},
 	{CKA_UNIQUE_ID, kindBytes, 0, nil},
 }
 
 // data is CKO_DATA (section 4.5).
 var data = []spec{
-	{CKA_APPLICATION, kindBytes, anyTime, empty},
-	{CKA_OBJECT_ID, kindBytes, anyTime, empty},
-	{CKA_VALUE, kindBytes, anyTime, empty},
+	{CKA_APPLICATION, kindBytes, onCreate, empty},
+	{CKA_OBJECT_ID, kindBytes, onCreate, empty},
+	{CKA_VALUE, kindBytes, onCreate, empty},
 }
 
 // certificate is CKO_CERTIFICATE of type CKC_X_509 (section 4.6).
 var certificate = []spec{
 	{CKA_CERTIFICATE_TYPE, kindUlong, onCreate | required, nil},
 	{CKA_TRUSTED, kindBool, anyTime | soOnly, no},
-	{CKA_CERTIFICATE_CATEGORY, kindUlong, onCreate | onCopy, ulong(uint(0))},
+	{CKA_CERTIFICATE_CATEGORY, kindUlong, onCreate, ulong(uint(0))},
 	{CKA_CHECK_VALUE, kindBytes, 0, nil},
-	{CKA_START_DATE, kindDate, anyTime, empty},
-	{CKA_END_DATE, kindDate, anyTime, empty},
+	{CKA_START_DATE, kindDate, onCreate, empty},
+	{CKA_END_DATE, kindDate, onCreate, empty},
 	{CKA_PUBLIC_KEY_INFO, kindBytes, onCreate, nil},
 	{CKA_SUBJECT, kindBytes, onCreate | required, nil},
 	{CKA_ID, kindBytes, anyTime, empty},
 	{CKA_ISSUER, kindBytes, anyTime, empty},
 	{CKA_SERIAL_NUMBER, kindBytes, anyTime, empty},
 	{CKA_VALUE, kindBytes, onCreate | required, nil},
-	{CKA_URL, kindBytes, onCreate | onCopy, empty},
-	{CKA_HASH_OF_SUBJECT_PUBLIC_KEY, kindBytes, onCreate | onCopy, empty},
-	{CKA_HASH_OF_ISSUER_PUBLIC_KEY, kindBytes, onCreate | onCopy, empty},
-	{CKA_JAVA_MIDP_SECURITY_DOMAIN, kindUlong, onCreate | onCopy, ulong(uint(0))},
-	{CKA_NAME_HASH_ALGORITHM, kindUlong, onCreate | onCopy, nil},
+	{CKA_URL, kindBytes, onCreate, empty},
+	{CKA_HASH_OF_SUBJECT_PUBLIC_KEY, kindBytes, onCreate, empty},
+	{CKA_HASH_OF_ISSUER_PUBLIC_KEY, kindBytes, onCreate, empty},
+	{CKA_JAVA_MIDP_SECURITY_DOMAIN, kindUlong, onCreate, ulong(uint(0))},
+	{CKA_NAME_HASH_ALGORITHM, kindUlong, onCreate, nil},
 }
 
 // key holds what both halves of a pair have (sections 4.7 and 6.3.5).
@@ -126,6 +126,7 @@ var publicKey = []spec{
 var privateKey = []spec{
 	{CKA_EC_PARAMS, kindBytes, onCreate | onGen | required, nil},
 	{CKA_EC_POINT, kindBytes, onCreate, nil},
+	{CKA_PUBLIC_KEY_INFO, kindBytes, onCreate | onCopy | onSet, nil},
 	{CKA_VALUE, kindBytes, onCreate | required | hidden, nil},
 	{CKA_SENSITIVE, kindBool, anyTime | onlyUp, yes},
 	{CKA_EXTRACTABLE, kindBool, anyTime | onlyDown, no},

@@ -19,8 +19,8 @@ var (
 )
 
 // parseCurve tells whether CKA_EC_PARAMS names edwards25519: nil,
-// CKR_CURVE_NOT_SUPPORTED for another curve, CKR_ATTRIBUTE_VALUE_INVALID for
-// what names none.
+// CKR_CURVE_NOT_SUPPORTED for another curve, CKR_DOMAIN_PARAMS_INVALID for what
+// names none, a curve's parameters among it (section 6.3).
 func parseCurve(v []byte) error {
 	if bytes.Equal(v, edwardsOID) || bytes.Equal(v, edwardsOldOID) || bytes.Equal(v, edwardsName) {
 		return nil
@@ -28,13 +28,13 @@ func parseCurve(v []byte) error {
 	var raw asn1.RawValue
 	rest, err := asn1.Unmarshal(v, &raw)
 	if err != nil || len(rest) != 0 || raw.Class != asn1.ClassUniversal {
-		return CKR_ATTRIBUTE_VALUE_INVALID
+		return CKR_DOMAIN_PARAMS_INVALID
 	}
 	switch raw.Tag {
-	case asn1.TagOID, asn1.TagPrintableString, asn1.TagSequence:
+	case asn1.TagOID, asn1.TagPrintableString:
 		return CKR_CURVE_NOT_SUPPORTED
 	}
-	return CKR_ATTRIBUTE_VALUE_INVALID
+	return CKR_DOMAIN_PARAMS_INVALID
 }
 
 // parsePoint takes a public key raw (32 bytes, as v3.1 has it) or as a DER

@@ -11,7 +11,7 @@ import (
 type eddsaParams = eddsa.Params
 
 // edwardsInfo: the sizes are in bits, and 255 for edwards25519 (section
-// 6.3.3). CKF_HW stays clear, since the signature is made in software.
+// 6.3.14). CKF_HW stays clear, since the signature is made in software.
 func edwardsInfo(functions uint) MechanismInfo {
 	return MechanismInfo{255, 255, functions | CKF_EC_F_P | CKF_EC_OID | CKF_EC_CURVENAME}
 }
@@ -69,7 +69,8 @@ func (l *library) opKey(sess *session, oh ObjectHandle, class uint, mech Mechani
 	case c != CKO_PRIVATE_KEY && c != CKO_PUBLIC_KEY:
 		return nil, CKR_KEY_HANDLE_INVALID
 	case c != class:
-		return nil, CKR_KEY_TYPE_INCONSISTENT
+		// "a public key for signing", in the words of section 5.1.6.
+		return nil, CKR_KEY_FUNCTION_NOT_PERMITTED
 	case !o.bool(usage):
 		return nil, CKR_KEY_FUNCTION_NOT_PERMITTED
 	}

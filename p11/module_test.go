@@ -196,7 +196,7 @@ func TestKeyPairSignsAndVerifies(t *testing.T) {
 	sig[5] ^= 1
 	want(t, CKR_SIGNATURE_INVALID, m.Verify(h, msg, sig))
 	want(t, CKR_OPERATION_NOT_INITIALIZED, m.Verify(h, msg, sig))
-	want(t, CKR_KEY_TYPE_INCONSISTENT, m.SignInit(h, pure, pub))
+	want(t, CKR_KEY_FUNCTION_NOT_PERMITTED, m.SignInit(h, pure, pub))
 	want(t, CKR_KEY_HANDLE_INVALID, m.SignInit(h, pure, 9999))
 }
 
@@ -347,6 +347,8 @@ func TestCreateObject(t *testing.T) {
 	_, err = m.CreateObject(h, private(Attribute{CKA_EC_PARAMS, edwardsOID}, Attribute{CKA_LOCAL, yes}))
 	want(t, CKR_ATTRIBUTE_READ_ONLY, err)
 	_, err = m.CreateObject(h, private(Attribute{CKA_EC_PARAMS, edwardsOID}, Attribute{CKA_APPLICATION, nil}))
+	want(t, CKR_TEMPLATE_INCONSISTENT, err)
+	_, err = m.CreateObject(h, private(Attribute{CKA_EC_PARAMS, edwardsOID}, Attribute{0x80000001, nil}))
 	want(t, CKR_ATTRIBUTE_TYPE_INVALID, err)
 	_, err = m.CreateObject(h, private(Attribute{CKA_EC_PARAMS, edwardsOID}, Attribute{CKA_EC_POINT, edwardsPointOther(t)}))
 	want(t, CKR_TEMPLATE_INCONSISTENT, err)
@@ -366,7 +368,7 @@ func TestCreateObject(t *testing.T) {
 	}
 	o, err := m.CreateObject(h, []Attribute{{CKA_CLASS, ulong(CKO_DATA)}, {CKA_TOKEN, yes}, {CKA_VALUE, []byte("v")}, {CKA_LABEL, []byte("d")}})
 	must(t, err)
-	must(t, m.SetAttributeValue(h, o, []Attribute{{CKA_VALUE, []byte("w")}}))
+	must(t, m.SetAttributeValue(h, o, []Attribute{{CKA_LABEL, []byte("d")}, {CKA_COPYABLE, no}}))
 	want(t, CKR_ATTRIBUTE_READ_ONLY, m.SetAttributeValue(h, o, []Attribute{{CKA_LABEL, []byte("e")}, {CKA_PRIVATE, yes}}))
 	if v := get(t, m, h, o, CKA_LABEL); string(v) != "d" {
 		t.Errorf("a refused template changed the label to %q", v)

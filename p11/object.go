@@ -245,6 +245,10 @@ func (m *Module) CreateObject(h SessionHandle, tmpl []Attribute) (ObjectHandle, 
 			k.Destroy()
 			return 0, CKR_TEMPLATE_INCONSISTENT
 		}
+		if info := a[CKA_PUBLIC_KEY_INFO]; info != nil && !bytes.Equal(info, spki(pub[:])) {
+			k.Destroy()
+			return 0, CKR_ATTRIBUTE_VALUE_INVALID // which section 4.9 has for it
+		}
 		a.setPublic(pub[:])
 		if a.bool(CKA_TOKEN) {
 			secret = buf.Bytes()
@@ -437,7 +441,7 @@ func (m *Module) SetAttributeValue(h SessionHandle, oh ObjectHandle, tmpl []Attr
 				return err
 			}
 		}
-		if !o.bool(CKA_MODIFIABLE) {
+		if !o.bool(CKA_MODIFIABLE) || o.attrs.trustedCertificate() {
 			return CKR_ACTION_PROHIBITED
 		}
 		a, err := l.applyTemplate(sess, o.attrs, tmpl, onSet)

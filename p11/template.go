@@ -2,7 +2,6 @@ package p11
 
 import (
 	"bytes"
-	"crypto/sha1"
 
 	"github.com/InterCooperative-Network/icn-p11/internal/eddsa"
 )
@@ -10,7 +9,7 @@ import (
 // value checks one template entry against its spec and gives the value as
 // the module keeps it.
 func value(sp *spec, v []byte) ([]byte, error) {
-	if len(v) > maxValue || !sp.kind.valid(v) {
+	if len(v) > maxValue || !sp.kind.valid(v) || !inRange(sp, v) {
 		return nil, CKR_ATTRIBUTE_VALUE_INVALID
 	}
 	switch sp.typ {
@@ -38,7 +37,7 @@ func (l *library) fill(sess *session, class uint, tmpl []Attribute, when rule) (
 	for _, t := range tmpl {
 		sp := specs[t.Type]
 		if sp == nil {
-			return nil, nil, CKR_ATTRIBUTE_TYPE_INVALID
+			return nil, nil, unfit(t.Type)
 		}
 		if sp.rule&when == 0 {
 			return nil, nil, CKR_ATTRIBUTE_READ_ONLY
@@ -141,8 +140,9 @@ func (l *library) parseCreate(sess *session, tmpl []Attribute) (attrs, []byte, e
 	}
 	switch class {
 	case CKO_CERTIFICATE:
-		sum := sha1.Sum(a[CKA_VALUE])
-		a[CKA_CHECK_VALUE] = sum[:3]
+		if err := a.certify(); err != nil {
+			return nil, nil, err
+		}
 	case CKO_PUBLIC_KEY:
 		pub, info := a[CKA_EC_POINT], a[CKA_PUBLIC_KEY_INFO]
 		if info != nil && !bytes.Equal(info, spki(pub)) {
@@ -179,7 +179,7 @@ func (l *library) applyTemplate(sess *session, old attrs, tmpl []Attribute, when
 	for _, t := range tmpl {
 		sp := specs[t.Type]
 		if sp == nil {
-			return nil, CKR_ATTRIBUTE_TYPE_INVALID
+			return nil, unfit(t.Type)
 		}
 		if sp.rule&when == 0 {
 			// Repeating the value that is there changes nothing.
@@ -191,6 +191,9 @@ func (l *library) applyTemplate(sess *session, old attrs, tmpl []Attribute, when
 		v, err := value(sp, t.Value)
 		if err != nil {
 			return nil, err
+		}
+		if t.Type == CKA_PUBLIC_KEY_INFO && !bytes.Equal(v, old[t.Type]) {
+			return nil, CKR_ATTRIBUTE_VALUE_INVALID
 		}
 		up := bytes.Equal(old[t.Type], no) && bytes.Equal(v, yes)
 		down := bytes.Equal(old[t.Type], yes) && bytes.Equal(v, no)
