@@ -20,10 +20,10 @@ step() {
 }
 
 step go vet ./...
-# The client of the built module runs anew each time, since go test does not
+# The clients of the built module run anew each time, since go test does not
 # see that the module has changed, and without the race detector, which sees
 # nothing of the module either.
-mapfile -t packages < <(go list ./... | grep -v /test/p11tool)
+mapfile -t packages < <(go list ./... | grep -vE "/test/(p11tool|conformance)$")
 # The tests that search memory do it in both builds that there are, and without
 # the race detector, which has a memory of its own.
 memory='CommandMemory|NotInMemory|UnderSignals'
@@ -34,6 +34,7 @@ done
 step go test -count=1 -timeout 10m -run "$memory" ./cmd/icn-p11
 # The race detector would take longer for these than it is worth.
 step go test -timeout 30m -run Faults ./p11 ./sealstore
+step go test -count=1 -timeout 10m ./test/conformance
 step go test -count=1 -timeout 30m ./test/p11tool
 for script in test/chost/*.sh test/clients/*.sh; do
     step "$script"

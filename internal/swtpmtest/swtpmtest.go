@@ -3,7 +3,9 @@ package swtpmtest
 
 import (
 	"bytes"
+	"encoding/binary"
 	"fmt"
+	"io"
 	"net"
 	"os"
 	"os/exec"
@@ -177,6 +179,27 @@ func ExtendAt(t testing.TB, path string, pcr int, digest []byte) {
 	}.Execute(c)
 	if err != nil {
 		t.Fatal(err)
+	}
+}
+
+// ResetLockout has the TPM forget the wrong PINs that it has counted.
+func (s *TPM) ResetLockout() {
+	s.t.Helper()
+	// TPM2_DictionaryAttackLockReset (Part 3, section 25.2) with the empty
+	// authorisation of TPM_RH_LOCKOUT.
+	command := []byte{0x80, 0x02, 0, 0, 0, 27, 0, 0, 0x01, 0x39, 0x40, 0, 0, 0x0A,
+		0, 0, 0, 9, 0x40, 0, 0, 0x09, 0, 0, 0, 0, 0}
+	c := s.Dial()
+	defer c.Close()
+	if _, err := c.Write(command); err != nil {
+		s.t.Fatal(err)
+	}
+	answer := make([]byte, 10)
+	if _, err := io.ReadFull(c, answer); err != nil {
+		s.t.Fatal(err)
+	}
+	if rc := binary.BigEndian.Uint32(answer[6:]); rc != 0 {
+		s.t.Fatalf("TPM2_DictionaryAttackLockReset: %#x", rc)
 	}
 }
 
