@@ -399,6 +399,46 @@ static void workers(void)
 	sign_and_verify(session, priv, pub);
 }
 
+static CK_RV waited;
+static CK_SLOT_ID waited_slot;
+
+static void *wait_for_slot(void *arg)
+{
+	(void)arg;
+	waited = p11->C_WaitForSlotEvent(0, &waited_slot, NULL);
+	return NULL;
+}
+
+/* A thread of the parent waits for an event, which a child brings about. */
+static void waiting(void)
+{
+	pthread_t t;
+	CK_SLOT_ID slot;
+
+	start();
+	CHECK(pthread_create(&t, NULL, wait_for_slot, NULL) == 0);
+	pid_t pid = fork();
+	if (pid == 0) {
+		deadline(120);
+		EXPECT(CKR_CRYPTOKI_NOT_INITIALIZED, p11->C_WaitForSlotEvent(0, &slot, NULL));
+		child_works();
+		EXPECT(CKR_NO_EVENT, p11->C_WaitForSlotEvent(CKF_DONT_BLOCK, &slot, NULL));
+		make_token("chost made by a child");
+		/* What the application does itself is no event. */
+		EXPECT(CKR_NO_EVENT, p11->C_WaitForSlotEvent(CKF_DONT_BLOCK, &slot, NULL));
+		exit(0);
+	}
+	wait_ok(pid);
+	CHECK(pthread_join(t, NULL) == 0);
+	EXPECT(CKR_OK, waited);
+	CHECK(waited_slot == find_slot("chost made by a child"));
+
+	CHECK(pthread_create(&t, NULL, wait_for_slot, NULL) == 0);
+	OK(p11->C_Finalize(NULL));
+	CHECK(pthread_join(t, NULL) == 0);
+	EXPECT(CKR_CRYPTOKI_NOT_INITIALIZED, waited);
+}
+
 static void close_from(int low)
 {
 	for (int fd = low; fd < 1024; fd++)
@@ -576,6 +616,7 @@ int main(int argc, char **argv)
 	in_child("raw clone", raw_clone);
 	in_child("raw clone while signing", raw_clone_busy);
 	in_child("pthread_exit in the child", thread_exit_in_child);
+	in_child("waiting for a slot event", waiting);
 	in_child("closed descriptors", closed_descriptors);
 	in_child("chroot", chrooted);
 	upgrades();
