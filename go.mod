@@ -5,6 +5,7 @@ go 1.26.0
 require (
 	filippo.io/age v1.3.2
 	filippo.io/edwards25519 v1.2.0
+	github.com/cloudflare/circl v1.6.5
 	github.com/godbus/dbus/v5 v5.2.2
 	github.com/google/go-eventlog v0.0.2
 	github.com/google/go-tpm v0.9.8

@@ -110,9 +110,9 @@ func templateOut(c []C.CK_ATTRIBUTE) (attrs []p11.AttributeOut, ok bool) {
 	return attrs, true
 }
 
-// mechanism makes a Mechanism of a C one. The parameter of CKM_EDDSA is a
-// structure with a pointer of its own (section 6.3.16), so it is taken apart
-// here; a parameter of another size stays bytes, for p11 to refuse.
+// mechanism makes a Mechanism of a C one. A parameter that is a structure with
+// pointers of its own is taken apart in parameter.go; one of another size stays
+// bytes, for p11 to refuse.
 func mechanism(m C.CK_MECHANISM_PTR) (mech p11.Mechanism, ok bool) {
 	if m == nil {
 		return mech, false
@@ -123,29 +123,10 @@ func mechanism(m C.CK_MECHANISM_PTR) (mech p11.Mechanism, ok bool) {
 	case !ok:
 		return mech, false
 	case len(param) == 0:
-	case mech.Type == p11.CKM_EDDSA && len(param) == C.sizeof_CK_EDDSA_PARAMS:
-		mech.Param, ok = edDSAParams(param)
 	default:
-		mech.Param = param
+		mech.Param, ok = parameter(mech.Type, param)
 	}
 	return mech, ok
-}
-
-// edDSAParams takes a CK_EDDSA_PARAMS apart.
-func edDSAParams(param []byte) (p *p11.EdDSAParams, ok bool) {
-	// A copy, since the host's structure need not be aligned, with an
-	// integer for the pointer.
-	var c struct {
-		ph      C.CK_BBOOL
-		length  C.CK_ULONG
-		context uintptr
-	}
-	copy(unsafe.Slice((*byte)(unsafe.Pointer(&c)), unsafe.Sizeof(c)), param)
-	context, ok := bytesAt(c.context, c.length)
-	if !ok {
-		return nil, false
-	}
-	return &p11.EdDSAParams{Ph: c.ph != 0, Context: context}, true
 }
 
 // messageParam makes the parameter of one message of a message-based process.
@@ -153,13 +134,10 @@ func edDSAParams(param []byte) (p *p11.EdDSAParams, ok bool) {
 // parameter is one; anything else stays bytes, for p11 to refuse.
 func messageParam(p C.CK_VOID_PTR, n C.CK_ULONG) (param any, ok bool) {
 	b, ok := bytesAt(uintptr(p), n)
-	switch {
-	case !ok || len(b) == 0:
+	if !ok || len(b) == 0 {
 		return nil, ok
-	case len(b) == C.sizeof_CK_EDDSA_PARAMS:
-		return edDSAParams(b)
 	}
-	return b, true
+	return parameter(p11.CKM_EDDSA, b)
 }
 
 // pad copies a text to a field of fixed size, filled up with blanks, as

@@ -152,3 +152,83 @@ func go_C_VerifyFinal(s C.CK_SESSION_HANDLE, g C.CK_BYTE_PTR, ng C.CK_ULONG) (rv
 	}
 	return code(module.VerifyFinal(p11.SessionHandle(s), sig))
 }
+
+//export go_C_EncryptInit
+func go_C_EncryptInit(s C.CK_SESSION_HANDLE, m C.CK_MECHANISM_PTR, key C.CK_OBJECT_HANDLE) (rv C.CK_RV) {
+	defer guard("C_EncryptInit", &rv)
+	if m == nil {
+		return cancel(s, p11.CKF_ENCRYPT)
+	}
+	mech, ok := mechanism(m)
+	if !ok {
+		return argumentsBad
+	}
+	return code(module.EncryptInit(p11.SessionHandle(s), mech, p11.ObjectHandle(key)))
+}
+
+//export go_C_Encrypt
+func go_C_Encrypt(s C.CK_SESSION_HANDLE, p C.CK_BYTE_PTR, np C.CK_ULONG, o C.CK_BYTE_PTR, no C.CK_ULONG_PTR) (rv C.CK_RV) {
+	defer guard("C_Encrypt", &rv)
+	return crypt(s, p, np, o, no, module.Encrypt)
+}
+
+//export go_C_EncryptUpdate
+func go_C_EncryptUpdate(s C.CK_SESSION_HANDLE, p C.CK_BYTE_PTR, np C.CK_ULONG, o C.CK_BYTE_PTR, no C.CK_ULONG_PTR) (rv C.CK_RV) {
+	defer guard("C_EncryptUpdate", &rv)
+	return crypt(s, p, np, o, no, module.EncryptUpdate)
+}
+
+//export go_C_EncryptFinal
+func go_C_EncryptFinal(s C.CK_SESSION_HANDLE, o C.CK_BYTE_PTR, no C.CK_ULONG_PTR) (rv C.CK_RV) {
+	defer guard("C_EncryptFinal", &rv)
+	out, ok := output(o, no)
+	if !ok {
+		return argumentsBad
+	}
+	return produced(&out, no, module.EncryptFinal(p11.SessionHandle(s), &out))
+}
+
+//export go_C_DecryptInit
+func go_C_DecryptInit(s C.CK_SESSION_HANDLE, m C.CK_MECHANISM_PTR, key C.CK_OBJECT_HANDLE) (rv C.CK_RV) {
+	defer guard("C_DecryptInit", &rv)
+	if m == nil {
+		return cancel(s, p11.CKF_DECRYPT)
+	}
+	mech, ok := mechanism(m)
+	if !ok {
+		return argumentsBad
+	}
+	return code(module.DecryptInit(p11.SessionHandle(s), mech, p11.ObjectHandle(key)))
+}
+
+//export go_C_Decrypt
+func go_C_Decrypt(s C.CK_SESSION_HANDLE, p C.CK_BYTE_PTR, np C.CK_ULONG, o C.CK_BYTE_PTR, no C.CK_ULONG_PTR) (rv C.CK_RV) {
+	defer guard("C_Decrypt", &rv)
+	return crypt(s, p, np, o, no, module.Decrypt)
+}
+
+//export go_C_DecryptUpdate
+func go_C_DecryptUpdate(s C.CK_SESSION_HANDLE, p C.CK_BYTE_PTR, np C.CK_ULONG, o C.CK_BYTE_PTR, no C.CK_ULONG_PTR) (rv C.CK_RV) {
+	defer guard("C_DecryptUpdate", &rv)
+	return crypt(s, p, np, o, no, module.DecryptUpdate)
+}
+
+//export go_C_DecryptFinal
+func go_C_DecryptFinal(s C.CK_SESSION_HANDLE, o C.CK_BYTE_PTR, no C.CK_ULONG_PTR) (rv C.CK_RV) {
+	defer guard("C_DecryptFinal", &rv)
+	out, ok := output(o, no)
+	if !ok {
+		return argumentsBad
+	}
+	return produced(&out, no, module.DecryptFinal(p11.SessionHandle(s), &out))
+}
+
+// crypt is what the functions do that take data and give data.
+func crypt(s C.CK_SESSION_HANDLE, p C.CK_BYTE_PTR, np C.CK_ULONG, o C.CK_BYTE_PTR, no C.CK_ULONG_PTR, f func(p11.SessionHandle, []byte, *p11.Output) error) C.CK_RV {
+	data, ok := in(p, np)
+	out, okOut := output(o, no)
+	if !ok || !okOut {
+		return argumentsBad
+	}
+	return produced(&out, no, f(p11.SessionHandle(s), data, &out))
+}

@@ -92,6 +92,38 @@ typedef struct CK_ASYNC_DATA {
 	CK_OBJECT_HANDLE hObject, hAdditionalObject;
 } CK_ASYNC_DATA, *CK_ASYNC_DATA_PTR;
 
+typedef struct CK_GCM_PARAMS {
+	CK_BYTE_PTR pIv;
+	CK_ULONG ulIvLen, ulIvBits;
+	CK_BYTE_PTR pAAD;
+	CK_ULONG ulAADLen, ulTagBits;
+} CK_GCM_PARAMS;
+
+typedef struct CK_SALSA20_CHACHA20_POLY1305_PARAMS {
+	CK_BYTE_PTR pNonce;
+	CK_ULONG ulNonceLen;
+	CK_BYTE_PTR pAAD;
+	CK_ULONG ulAADLen;
+} CK_SALSA20_CHACHA20_POLY1305_PARAMS;
+
+typedef struct CK_ECDH1_DERIVE_PARAMS {
+	CK_ULONG kdf, ulSharedDataLen;
+	CK_BYTE_PTR pSharedData;
+	CK_ULONG ulPublicDataLen;
+	CK_BYTE_PTR pPublicData;
+} CK_ECDH1_DERIVE_PARAMS;
+
+typedef struct CK_HKDF_PARAMS {
+	CK_BBOOL bExtract, bExpand;
+	CK_MECHANISM_TYPE prfHashMechanism;
+	CK_ULONG ulSaltType;
+	CK_BYTE_PTR pSalt;
+	CK_ULONG ulSaltLen;
+	CK_OBJECT_HANDLE hSaltKey;
+	CK_BYTE_PTR pInfo;
+	CK_ULONG ulInfoLen;
+} CK_HKDF_PARAMS;
+
 typedef CK_RV (*CK_NOTIFY)(CK_SESSION_HANDLE, CK_NOTIFICATION, CK_VOID_PTR);
 typedef CK_RV (*CK_MUTEX_CALL)(CK_VOID_PTR);
 typedef CK_RV (*CK_CREATEMUTEX)(CK_VOID_PTR *);
@@ -168,14 +200,14 @@ typedef struct CK_FUNCTION_LIST_3_2 CK_FUNCTION_LIST_3_2;
 	X(GO, C_FindObjectsInit, (CK_S, CK_TEMPLATE(t)), (s, CK_GIVE(t)), (CK_SOME(t))) \
 	X(GO, C_FindObjects, (CK_S, CK_OBJECT_HANDLE_PTR out, CK_ULONG max, CK_ULONG_PTR n), (s, out, max, n), (out, n)) \
 	X(GO, C_FindObjectsFinal, (CK_S), (s), ()) \
-	X(ABSENT, C_EncryptInit, (CK_S, CK_MECH, CK_KEY), (), ()) \
-	X(ABSENT, C_Encrypt, (CK_S, CK_IN(in), CK_OUT(out)), (), ()) \
-	X(ABSENT, C_EncryptUpdate, (CK_S, CK_IN(in), CK_OUT(out)), (), ()) \
-	X(ABSENT, C_EncryptFinal, (CK_S, CK_OUT(out)), (), ()) \
-	X(ABSENT, C_DecryptInit, (CK_S, CK_MECH, CK_KEY), (), ()) \
-	X(ABSENT, C_Decrypt, (CK_S, CK_IN(in), CK_OUT(out)), (), ()) \
-	X(ABSENT, C_DecryptUpdate, (CK_S, CK_IN(in), CK_OUT(out)), (), ()) \
-	X(ABSENT, C_DecryptFinal, (CK_S, CK_OUT(out)), (), ()) \
+	X(GO, C_EncryptInit, (CK_S, CK_MECH, CK_KEY), (s, mech, key), (mech)) \
+	X(GO, C_Encrypt, (CK_S, CK_IN(in), CK_OUT(out)), (s, CK_GIVE(in), out, nout), (CK_SOME(in), out, nout)) \
+	X(GO, C_EncryptUpdate, (CK_S, CK_IN(in), CK_OUT(out)), (s, CK_GIVE(in), out, nout), (CK_SOME(in), out, nout)) \
+	X(GO, C_EncryptFinal, (CK_S, CK_OUT(out)), (s, out, nout), (out, nout)) \
+	X(GO, C_DecryptInit, (CK_S, CK_MECH, CK_KEY), (s, mech, key), (mech)) \
+	X(GO, C_Decrypt, (CK_S, CK_IN(in), CK_OUT(out)), (s, CK_GIVE(in), out, nout), (CK_SOME(in), out, nout)) \
+	X(GO, C_DecryptUpdate, (CK_S, CK_IN(in), CK_OUT(out)), (s, CK_GIVE(in), out, nout), (CK_SOME(in), out, nout)) \
+	X(GO, C_DecryptFinal, (CK_S, CK_OUT(out)), (s, out, nout), (out, nout)) \
 	X(GO, C_DigestInit, (CK_S, CK_MECH), (s, mech), (mech)) \
 	X(GO, C_Digest, (CK_S, CK_IN(in), CK_OUT(out)), (s, CK_GIVE(in), out, nout), (CK_SOME(in), out, nout)) \
 	X(GO, C_DigestUpdate, (CK_S, CK_IN(in)), (s, CK_GIVE(in)), (CK_SOME(in))) \
@@ -197,11 +229,11 @@ typedef struct CK_FUNCTION_LIST_3_2 CK_FUNCTION_LIST_3_2;
 	X(ABSENT, C_DecryptDigestUpdate, (CK_S, CK_IN(in), CK_OUT(out)), (), ()) \
 	X(ABSENT, C_SignEncryptUpdate, (CK_S, CK_IN(in), CK_OUT(out)), (), ()) \
 	X(ABSENT, C_DecryptVerifyUpdate, (CK_S, CK_IN(in), CK_OUT(out)), (), ()) \
-	X(ABSENT, C_GenerateKey, (CK_S, CK_MECH, CK_TEMPLATE(t), CK_OBJECT_HANDLE_PTR out), (), ()) \
+	X(GO, C_GenerateKey, (CK_S, CK_MECH, CK_TEMPLATE(t), CK_OBJECT_HANDLE_PTR out), (s, mech, CK_GIVE(t), out), (mech, CK_SOME(t), out)) \
 	X(GO, C_GenerateKeyPair, (CK_S, CK_MECH, CK_TEMPLATE(pub), CK_TEMPLATE(priv), CK_OBJECT_HANDLE_PTR pubout, CK_OBJECT_HANDLE_PTR privout), (s, mech, CK_GIVE(pub), CK_GIVE(priv), pubout, privout), (mech, CK_SOME(pub), CK_SOME(priv), pubout, privout)) \
-	X(ABSENT, C_WrapKey, (CK_S, CK_MECH, CK_OBJECT_HANDLE wrapping, CK_KEY, CK_OUT(out)), (), ()) \
-	X(ABSENT, C_UnwrapKey, (CK_S, CK_MECH, CK_KEY, CK_IN(in), CK_TEMPLATE(t), CK_OBJECT_HANDLE_PTR out), (), ()) \
-	X(ABSENT, C_DeriveKey, (CK_S, CK_MECH, CK_KEY, CK_TEMPLATE(t), CK_OBJECT_HANDLE_PTR out), (), ()) \
+	X(GO, C_WrapKey, (CK_S, CK_MECH, CK_OBJECT_HANDLE wrapping, CK_KEY, CK_OUT(out)), (s, mech, wrapping, key, out, nout), (mech, out, nout)) \
+	X(GO, C_UnwrapKey, (CK_S, CK_MECH, CK_KEY, CK_IN(in), CK_TEMPLATE(t), CK_OBJECT_HANDLE_PTR out), (s, mech, key, CK_GIVE(in), CK_GIVE(t), out), (mech, CK_SOME(in), CK_SOME(t), out)) \
+	X(GO, C_DeriveKey, (CK_S, CK_MECH, CK_KEY, CK_TEMPLATE(t), CK_OBJECT_HANDLE_PTR out), (s, mech, key, CK_GIVE(t), out), (mech, CK_SOME(t), out)) \
 	X(GO, C_SeedRandom, (CK_S, CK_IN(seed)), (s, CK_GIVE(seed)), (CK_SOME(seed))) \
 	X(GO, C_GenerateRandom, (CK_S, CK_IN(out)), (s, CK_GIVE(out)), (CK_SOME(out))) \
 	X(LEGACY, C_GetFunctionStatus, (CK_S), (), ()) \

@@ -134,3 +134,58 @@ func go_C_GenerateKeyPair(s C.CK_SESSION_HANDLE, m C.CK_MECHANISM_PTR, tpub C.CK
 	}
 	return code(err)
 }
+
+//export go_C_GenerateKey
+func go_C_GenerateKey(s C.CK_SESSION_HANDLE, m C.CK_MECHANISM_PTR, t C.CK_ATTRIBUTE_PTR, n C.CK_ULONG, out C.CK_OBJECT_HANDLE_PTR) (rv C.CK_RV) {
+	defer guard("C_GenerateKey", &rv)
+	mech, ok := mechanism(m)
+	attrs, okAttrs := template(t, n)
+	if !ok || !okAttrs || out == nil {
+		return argumentsBad
+	}
+	return made(out)(module.GenerateKey(p11.SessionHandle(s), mech, attrs))
+}
+
+// made writes back the handle of a new object.
+func made(out C.CK_OBJECT_HANDLE_PTR) func(p11.ObjectHandle, error) C.CK_RV {
+	return func(o p11.ObjectHandle, err error) C.CK_RV {
+		if err == nil {
+			*out = C.CK_OBJECT_HANDLE(o)
+		}
+		return code(err)
+	}
+}
+
+//export go_C_WrapKey
+func go_C_WrapKey(s C.CK_SESSION_HANDLE, m C.CK_MECHANISM_PTR, wrapping, key C.CK_OBJECT_HANDLE, o C.CK_BYTE_PTR, no C.CK_ULONG_PTR) (rv C.CK_RV) {
+	defer guard("C_WrapKey", &rv)
+	mech, ok := mechanism(m)
+	out, okOut := output(o, no)
+	if !ok || !okOut {
+		return argumentsBad
+	}
+	return produced(&out, no, module.WrapKey(p11.SessionHandle(s), mech, p11.ObjectHandle(wrapping), p11.ObjectHandle(key), &out))
+}
+
+//export go_C_UnwrapKey
+func go_C_UnwrapKey(s C.CK_SESSION_HANDLE, m C.CK_MECHANISM_PTR, key C.CK_OBJECT_HANDLE, p C.CK_BYTE_PTR, np C.CK_ULONG, t C.CK_ATTRIBUTE_PTR, n C.CK_ULONG, out C.CK_OBJECT_HANDLE_PTR) (rv C.CK_RV) {
+	defer guard("C_UnwrapKey", &rv)
+	mech, ok := mechanism(m)
+	wrapped, okIn := in(p, np)
+	attrs, okAttrs := template(t, n)
+	if !ok || !okIn || !okAttrs || out == nil {
+		return argumentsBad
+	}
+	return made(out)(module.UnwrapKey(p11.SessionHandle(s), mech, p11.ObjectHandle(key), wrapped, attrs))
+}
+
+//export go_C_DeriveKey
+func go_C_DeriveKey(s C.CK_SESSION_HANDLE, m C.CK_MECHANISM_PTR, key C.CK_OBJECT_HANDLE, t C.CK_ATTRIBUTE_PTR, n C.CK_ULONG, out C.CK_OBJECT_HANDLE_PTR) (rv C.CK_RV) {
+	defer guard("C_DeriveKey", &rv)
+	mech, ok := mechanism(m)
+	attrs, okAttrs := template(t, n)
+	if !ok || !okAttrs || out == nil {
+		return argumentsBad
+	}
+	return made(out)(module.DeriveKey(p11.SessionHandle(s), mech, p11.ObjectHandle(key), attrs))
+}

@@ -95,21 +95,27 @@ var certificate = []spec{
 	{CKA_NAME_HASH_ALGORITHM, kindUlong, onCreate, nil},
 }
 
-// key holds what both halves of a pair have (sections 4.7 and 6.3.5).
+// key holds what all keys have (section 4.7).
 var key = []spec{
 	{CKA_KEY_TYPE, kindUlong, onCreate | onGen | required, nil},
-	{CKA_ID, kindBytes, anyTime, nil},
+	{CKA_ID, kindBytes, anyTime, empty},
 	{CKA_START_DATE, kindDate, anyTime, empty},
 	{CKA_END_DATE, kindDate, anyTime, empty},
 	{CKA_DERIVE, kindBool, anyTime, no},
 	{CKA_LOCAL, kindBool, 0, no},
 	{CKA_KEY_GEN_MECHANISM, kindUlong, 0, ulong(Unavailable)},
 	{CKA_ALLOWED_MECHANISMS, kindMechs, onCreate | onGen, empty},
+}
+
+// pair holds what both halves of a pair have besides. CKA_ID follows from the
+// public key where none is given.
+var pair = []spec{
+	{CKA_ID, kindBytes, anyTime, nil},
 	{CKA_SUBJECT, kindBytes, anyTime, empty},
 	{CKA_PUBLIC_KEY_INFO, kindBytes, onCreate, nil},
 }
 
-// publicKey is CKO_PUBLIC_KEY of type CKK_EC_EDWARDS (sections 4.8 and 6.3.5).
+// publicKey is CKO_PUBLIC_KEY of a curve (sections 4.8, 6.3.5 and 6.3.7).
 var publicKey = []spec{
 	{CKA_EC_PARAMS, kindBytes, onCreate | onGen | required | genNeeds, nil},
 	{CKA_EC_POINT, kindBytes, onCreate | required, nil},
@@ -120,8 +126,7 @@ var publicKey = []spec{
 	{CKA_TRUSTED, kindBool, anyTime | soOnly, no},
 }
 
-// privateKey is CKO_PRIVATE_KEY of type CKK_EC_EDWARDS (sections 4.9 and
-// 6.3.6). EC_POINT is no attribute of a private key in the standard; serving
+// privateKey is CKO_PRIVATE_KEY of a curve (sections 4.9, 6.3.6 and 6.3.8). EC_POINT is no attribute of a private key in the standard; serving
 // it lets clients do without the public object.
 var privateKey = []spec{
 	{CKA_EC_PARAMS, kindBytes, onCreate | onGen | required, nil},
@@ -140,14 +145,79 @@ var privateKey = []spec{
 	{CKA_ALWAYS_AUTHENTICATE, kindBool, onCreate | onGen | onCopy | onlyUp, no},
 }
 
-// classSpecs is the attribute table: for each class, every attribute that its
-// objects can have.
-var classSpecs = map[uint]map[AttributeType]*spec{
-	CKO_DATA:        table(storage, data),
-	CKO_CERTIFICATE: table(storage, certificate),
-	CKO_PUBLIC_KEY:  table(storage, key, publicKey),
-	CKO_PRIVATE_KEY: table(storage, key, privateKey),
-	CKO_PROFILE:     table(fixed(storage), profile),
+// secretKey is CKO_SECRET_KEY (section 4.10). What it may be used for by
+// default depends on its type.
+var secretKey = []spec{
+	{CKA_VALUE, kindBytes, onCreate | required | hidden, nil},
+	{CKA_VALUE_LEN, kindUlong, onGen, nil},
+	{CKA_SENSITIVE, kindBool, anyTime | onlyUp, no},
+	{CKA_EXTRACTABLE, kindBool, anyTime | onlyDown, no},
+	{CKA_ALWAYS_SENSITIVE, kindBool, 0, no},
+	{CKA_NEVER_EXTRACTABLE, kindBool, 0, no},
+	{CKA_CHECK_VALUE, kindBytes, onCreate, nil},
+	{CKA_ENCRYPT, kindBool, anyTime, no},
+	{CKA_DECRYPT, kindBool, anyTime, no},
+	{CKA_SIGN, kindBool, anyTime, no},
+	{CKA_VERIFY, kindBool, anyTime, no},
+	{CKA_WRAP, kindBool, anyTime, no},
+	{CKA_UNWRAP, kindBool, anyTime, no},
+	{CKA_WRAP_WITH_TRUSTED, kindBool, anyTime | onlyUp, no},
+	{CKA_TRUSTED, kindBool, anyTime | soOnly, no},
+}
+
+// usable gives boolean attributes the default true, for a type of keys that is
+// made for these uses.
+func usable(types ...AttributeType) []spec {
+	var s []spec
+	for _, t := range types {
+		s = append(s, spec{t, kindBool, anyTime, yes})
+	}
+	return s
+}
+
+// objectType is a class and, for keys, the type of key.
+type objectType struct{ class, key uint }
+
+// objectSpecs is the attribute table: for each type of objects, every attribute
+// that they can have.
+var objectSpecs = func() map[objectType]map[AttributeType]*spec {
+	m := map[objectType]map[AttributeType]*spec{
+		{CKO_DATA, 0}:        table(storage, data),
+		{CKO_CERTIFICATE, 0}: table(storage, certificate),
+		{CKO_PROFILE, 0}:     table(fixed(storage), profile),
+
+		{CKO_PUBLIC_KEY, CKK_EC_EDWARDS}:     table(storage, key, pair, publicKey),
+		{CKO_PRIVATE_KEY, CKK_EC_EDWARDS}:    table(storage, key, pair, privateKey),
+		{CKO_PUBLIC_KEY, CKK_EC_MONTGOMERY}:  table(storage, key, pair, publicKey, []spec{{CKA_VERIFY, kindBool, anyTime, no}}),
+		{CKO_PRIVATE_KEY, CKK_EC_MONTGOMERY}: table(storage, key, pair, privateKey, []spec{{CKA_SIGN, kindBool, anyTime, no}}, usable(CKA_DERIVE)),
+	}
+	m[objectType{CKO_PUBLIC_KEY, CKK_EC}] = table(storage, key, pair, publicKey)
+	// The value of the private key is the device's alone: nobody can give it.
+	m[objectType{CKO_PRIVATE_KEY, CKK_EC}] = table(storage, key, pair, privateKey, []spec{{CKA_VALUE, kindBytes, hidden, nil}})
+	for t := range secretTypes {
+		m[objectType{CKO_SECRET_KEY, t}] = table(storage, key, secretKey, usable(secretTypes[t].uses...))
+	}
+	return m
+}()
+
+// specsOf finds the table of a type of objects, nil where there is none. The
+// type of a certificate does not matter, nor does that of a key for others.
+func specsOf(class, keyType uint) map[AttributeType]*spec {
+	if class == CKO_DATA || class == CKO_CERTIFICATE || class == CKO_PROFILE {
+		keyType = 0
+	}
+	return objectSpecs[objectType{class, keyType}]
+}
+
+// specs is the table of an object.
+func (a attrs) specs() map[AttributeType]*spec {
+	return specsOf(a.ulong(CKA_CLASS), a.ulong(CKA_KEY_TYPE))
+}
+
+// hasSecret tells whether an object is a private or secret key.
+func (a attrs) hasSecret() bool {
+	c := a.ulong(CKA_CLASS)
+	return c == CKO_PRIVATE_KEY || c == CKO_SECRET_KEY
 }
 
 func table(parts ...[]spec) map[AttributeType]*spec {
@@ -231,17 +301,19 @@ func (a attrs) ulong(t AttributeType) uint { return ulongOf(a[t]) }
 func (a attrs) matches(tmpl []Attribute) bool {
 	for _, t := range tmpl {
 		v, ok := a[t.Type]
-		if !ok || t.Type == CKA_VALUE && a.ulong(CKA_CLASS) == CKO_PRIVATE_KEY {
+		if !ok {
 			return false
 		}
 		want := t.Value
 		if t.Type == CKA_EC_POINT {
-			if p, ok := parsePoint(want); ok {
-				want = p
+			if c := a.curve(); c != nil {
+				want, _ = c.parsePoint(want)
 			}
 		}
-		if t.Type == CKA_EC_PARAMS && parseCurve(want) == nil {
-			want = edwardsOID
+		if t.Type == CKA_EC_PARAMS {
+			if c, err := parseCurve(a.ulong(CKA_KEY_TYPE), want); err == nil {
+				want = c.oid
+			}
 		}
 		if !bytes.Equal(v, want) {
 			return false
@@ -260,7 +332,7 @@ const (
 
 // encode writes what of an object is not implied by where it is stored.
 func (a attrs) encode() []byte {
-	specs := classSpecs[a.ulong(CKA_CLASS)]
+	specs := a.specs()
 	types := make([]AttributeType, 0, len(a))
 	for t := range a {
 		if t != CKA_TOKEN && t != CKA_PRIVATE && t != CKA_UNIQUE_ID {
@@ -348,10 +420,16 @@ func decodeBody(b []byte) (attrs, bool) {
 	if !ok {
 		return nil, false
 	}
-	specs := classSpecs[ulongOf(class)]
 	if ulongOf(class) == CKO_PROFILE {
 		return nil, false // no file makes a profile
 	}
+	keyType := class // of no matter where there is none
+	if v, given := a[CKA_KEY_TYPE]; given {
+		if keyType, ok = narrow(v); !ok {
+			return nil, false
+		}
+	}
+	specs := specsOf(ulongOf(class), ulongOf(keyType))
 	for t, v := range a {
 		sp := specs[t]
 		if sp == nil || t == CKA_TOKEN || t == CKA_PRIVATE || t == CKA_UNIQUE_ID || sp.rule&hidden != 0 {

@@ -9,28 +9,73 @@ import (
 
 	"github.com/InterCooperative-Network/icn-p11/internal/eddsa"
 	"github.com/InterCooperative-Network/icn-p11/internal/secmem"
+	"github.com/InterCooperative-Network/icn-p11/internal/x25519"
 	"github.com/InterCooperative-Network/icn-p11/sealstore"
 )
 
-const seedSize = eddsa.SeedSize
+// pairSecretSize is the size of a private key: the seed of an Ed25519 key, the
+// scalar of an X25519 key. Those of ECDSA stay in the device.
+const pairSecretSize = 32
 
-// liveKey is an unlocked private key. Signing holds mu for reading, so that
-// wiping waits for signatures that are under way.
+// liveKey is an unlocked private or secret key. Whoever uses it holds mu for
+// reading, so that wiping waits for what is under way.
 type liveKey struct {
 	mu   sync.RWMutex
-	key  *eddsa.Key // nil once wiped
+	key  *eddsa.Key     // an Ed25519 key
+	raw  *secmem.Buffer // any other; both are nil once wiped
 	idle *time.Timer
 	used time.Time // guarded by keyring.mu, as is
 	seen time.Time // when the object was seen on disk
 }
 
-func newLiveKey(seed []byte) (*liveKey, error) {
-	k, err := eddsa.NewKey(seed)
+func newLiveKey(keyType uint, secret []byte) (*liveKey, error) {
+	if keyType == CKK_EC_EDWARDS {
+		k, err := eddsa.NewKey(secret)
+		return &liveKey{key: k}, err
+	}
+	raw, err := secmem.New(len(secret))
 	if err != nil {
 		return nil, err
 	}
-	return &liveKey{key: k}, nil
+	secmem.Copy(raw.Bytes(), secret)
+	return &liveKey{raw: raw}, nil
 }
+
+// public computes the public key of a private one. mu is held, or nobody else
+// has the key yet.
+func (k *liveKey) public(keyType uint) [32]byte {
+	if keyType == CKK_EC_EDWARDS {
+		return k.key.Public()
+	}
+	return x25519.Public(k.raw.Bytes())
+}
+
+// secret copies the seed, scalar or key to dst, which is secret memory.
+func (k *liveKey) secret(dst []byte) (n int, err error) {
+	k.mu.RLock()
+	defer k.mu.RUnlock()
+	switch {
+	case k.key != nil:
+		k.key.Seed(dst)
+		return pairSecretSize, nil
+	case k.raw != nil:
+		return secmem.Copy(dst, k.raw.Bytes()), nil
+	}
+	return 0, CKR_KEY_HANDLE_INVALID
+}
+
+// with runs f on the key of any type but Ed25519, in secret memory.
+func (k *liveKey) with(f func(key []byte) error) error {
+	k.mu.RLock()
+	defer k.mu.RUnlock()
+	if k.raw == nil {
+		return errWiped
+	}
+	return f(k.raw.Bytes())
+}
+
+// errWiped: the key was wiped between being found and being used.
+var errWiped = errors.New("the key was wiped")
 
 // destroy wipes the key; a nil liveKey has nothing to wipe.
 func (k *liveKey) destroy() {
@@ -46,13 +91,16 @@ func (k *liveKey) destroy() {
 		k.key.Destroy()
 		k.key = nil
 	}
+	k.raw.Destroy()
+	k.raw = nil
 }
 
 // keyring holds a token's keys that stay unlocked for a while after use.
 type keyring struct {
 	mu     sync.Mutex
 	keys   map[sealstore.ID]*liveKey
-	logins int // counts the wipes, so that a key unsealed before one is not kept after it
+	lent   map[*liveKey]*session // to operations in parts
+	logins int                   // counts the wipes, so that a key unsealed before one is not kept after it
 	// tell is told of keys that stay unlocked, and of their end. r.mu is not held.
 	tell func(id sealstore.ID, unlocked bool)
 }
@@ -133,88 +181,157 @@ func (r *keyring) forget(id sealstore.ID) {
 
 func (r *keyring) wipe() {
 	r.mu.Lock()
-	keys := r.keys
-	r.keys = nil
+	keys, lent := r.keys, r.lent
+	r.keys, r.lent = nil, nil
 	r.logins++
 	r.mu.Unlock()
 	for id, k := range keys {
 		k.destroy()
 		r.tell(id, false)
 	}
+	for k := range lent {
+		k.destroy()
+	}
 }
 
-// importSeed copies a seed from the caller's memory into secret memory and
-// expands it.
-func importSeed(seed []byte) (*secmem.Buffer, *eddsa.Key, error) {
-	buf, err := secmem.New(seedSize)
-	if err != nil {
-		return nil, nil, err
-	}
-	copy(buf.Bytes(), seed)
-	k, err := eddsa.NewKey(buf.Bytes())
-	if err != nil {
-		buf.Destroy()
-		return nil, nil, err
-	}
-	return buf, k, nil
-}
-
-// seedOf brings the seed of a private key into dst, which is secret memory.
-func (l *library) seedOf(s *slot, o *object, dst []byte) error {
-	if o.live != nil {
-		o.live.mu.RLock()
-		defer o.live.mu.RUnlock()
-		if o.live.key == nil {
-			return CKR_KEY_HANDLE_INVALID
+// lend remembers a key that an operation of a session holds, unless the user
+// has logged out since epoch: then it is wiped.
+func (r *keyring) lend(k *liveKey, sess *session, epoch int) bool {
+	r.mu.Lock()
+	ok := r.logins == epoch
+	if ok {
+		if r.lent == nil {
+			r.lent = map[*liveKey]*session{}
 		}
-		o.live.key.Seed(dst)
-		return nil
+		r.lent[k] = sess
+	}
+	r.mu.Unlock()
+	if !ok {
+		k.destroy()
+	}
+	return ok
+}
+
+// giveBack wipes a key that was lent.
+func (r *keyring) giveBack(k *liveKey) {
+	r.mu.Lock()
+	delete(r.lent, k)
+	r.mu.Unlock()
+	k.destroy()
+}
+
+// endSession wipes the keys that were lent to a session.
+func (r *keyring) endSession(sess *session) {
+	r.mu.Lock()
+	var ended []*liveKey
+	for k, s := range r.lent {
+		if s == sess {
+			delete(r.lent, k)
+			ended = append(ended, k)
+		}
+	}
+	r.mu.Unlock()
+	for _, k := range ended {
+		k.destroy()
+	}
+}
+
+// secretOf brings the seed, scalar or key of an object into dst, which is
+// secret memory.
+func (l *library) secretOf(s *slot, o *object, dst []byte) (int, error) {
+	if o.live != nil {
+		return o.live.secret(dst)
 	}
 	n, err := s.token.Unseal(o.id, dst)
-	if err == nil && n != seedSize {
-		err = fmt.Errorf("%w: the seal holds %d bytes instead of a seed", sealstore.ErrIntegrity, n)
+	if err == nil && n != o.secretSize() {
+		err = fmt.Errorf("%w: the seal holds %d bytes instead of a key of %d", sealstore.ErrIntegrity, n, o.secretSize())
 	}
 	if errors.Is(err, sealstore.ErrNotFound) {
-		return &coded{CKR_KEY_HANDLE_INVALID, err}
+		return 0, &coded{CKR_KEY_HANDLE_INVALID, err}
 	}
-	return l.fail("unsealing a private key", s.serial, err)
+	return n, l.fail("unsealing a key", s.serial, err)
 }
 
-// unlock unseals a token's private key. The public key that follows from the
-// seed must be the object's own: a wrong session setup gives garbage, not an
-// error.
+// secretSize is that of the object's seed, scalar or key, in bytes.
+func (o *object) secretSize() int {
+	if o.attrs.ulong(CKA_CLASS) == CKO_SECRET_KEY {
+		return int(o.attrs.ulong(CKA_VALUE_LEN))
+	}
+	return pairSecretSize
+}
+
+// unlock unseals a token's key. What follows from it must be what the object
+// says: a wrong session setup gives garbage, not an error.
 func (l *library) unlock(s *slot, o *object) (*liveKey, error) {
-	buf, err := secmem.New(seedSize)
+	const op = "unsealing a key"
+	buf, err := secmem.New(maxSecretKey)
 	if err != nil {
-		return nil, l.fail("unsealing a private key", s.serial, err)
+		return nil, l.fail(op, s.serial, err)
 	}
 	defer buf.Destroy()
-	if err := l.seedOf(s, o, buf.Bytes()); err != nil {
+	n, err := l.secretOf(s, o, buf.Bytes())
+	if err != nil {
 		return nil, err
 	}
-	k, err := newLiveKey(buf.Bytes())
+	keyType := o.attrs.ulong(CKA_KEY_TYPE)
+	k, err := newLiveKey(keyType, buf.Bytes()[:n])
 	if err != nil {
-		return nil, l.fail("unsealing a private key", s.serial, err)
+		return nil, l.fail(op, s.serial, err)
 	}
-	if pub := k.key.Public(); !bytes.Equal(pub[:], o.attrs[CKA_EC_POINT]) {
+	right := false
+	if o.attrs.ulong(CKA_CLASS) == CKO_SECRET_KEY {
+		right = bytes.Equal(checkValue(keyType, buf.Bytes()[:n]), o.attrs[CKA_CHECK_VALUE])
+	} else {
+		pub := k.public(keyType)
+		right = bytes.Equal(pub[:], o.attrs[CKA_EC_POINT])
+	}
+	if !right {
 		k.destroy()
-		return nil, l.fail("unsealing a private key", s.serial,
-			fmt.Errorf("%w: what was unsealed is not the seed of this key", sealstore.ErrIntegrity))
+		return nil, l.fail(op, s.serial, fmt.Errorf("%w: what was unsealed is not this key", sealstore.ErrIntegrity))
 	}
 	return k, nil
+}
+
+// found finds a key that is unlocked: that of a session object, or one that
+// stays unlocked for a while. nil: there is none.
+func (s *slot) found(o *object) *liveKey {
+	if o.live != nil {
+		return o.live
+	}
+	k, look := s.keys.get(o.id)
+	if look && !s.token.Has(o.id) {
+		s.keys.forget(o.id)
+		return nil
+	}
+	return k
+}
+
+// withKey runs f on a secret key or X25519 scalar, in secret memory, and wipes
+// it afterwards unless the configuration lets it stay unlocked.
+func (l *library) withKey(s *slot, o *object, f func(key []byte) error) error {
+	if k := s.found(o); k != nil {
+		err := k.with(f)
+		if err != errWiped {
+			return err
+		}
+		if o.live != nil {
+			return CKR_KEY_HANDLE_INVALID
+		}
+	}
+	epoch := s.keys.epoch()
+	k, err := l.unlock(s, o)
+	if err != nil {
+		return err
+	}
+	err = k.with(f)
+	s.keys.keep(o.id, k, s.cfg.AutoLockTimeout, epoch)
+	return err
 }
 
 // signWith makes a signature with the private key of o and wipes the key
 // afterwards, unless the configuration lets it stay unlocked.
 func (l *library) signWith(s *slot, o *object, sig []byte, p eddsa.Params, msg []byte) error {
-	k := o.live
-	if k == nil {
-		var look bool
-		if k, look = s.keys.get(o.id); look && !s.token.Has(o.id) {
-			s.keys.forget(o.id)
-			k = nil
-		}
-	}
+	k := s.found(o)
 	if k != nil {
 		k.mu.RLock()
 		if k.key != nil {

@@ -115,8 +115,8 @@ func (m *Module) DigestUpdate(h SessionHandle, part []byte) error {
 	return nil
 }
 
-// DigestKey is C_DigestKey (section 5.12.4). Only secret keys can be
-// digested, and this token holds none.
+// DigestKey is C_DigestKey (section 5.12.4). Only secret keys that may be read
+// can be digested: the hash of a short key would give it away.
 func (m *Module) DigestKey(h SessionHandle, key ObjectHandle) error {
 	l, sess, err := m.withSession(h)
 	if err != nil {
@@ -128,8 +128,16 @@ func (m *Module) DigestKey(h SessionHandle, key ObjectHandle) error {
 	if sess.digest == nil {
 		return CKR_OPERATION_NOT_INITIALIZED
 	}
-	if _, err := l.object(sess, key); err != nil {
+	o, err := l.object(sess, key)
+	if err != nil {
 		return CKR_KEY_HANDLE_INVALID
 	}
-	return CKR_KEY_INDIGESTIBLE
+	if o.attrs.ulong(CKA_CLASS) != CKO_SECRET_KEY || !o.readable() {
+		return CKR_KEY_INDIGESTIBLE
+	}
+	sess.digest.parts = true
+	return l.withKey(sess.slot, o, func(key []byte) error {
+		sess.digest.hash.Write(key)
+		return nil
+	})
 }

@@ -2,10 +2,8 @@ package p11
 
 import (
 	"bytes"
-	"errors"
 
 	"github.com/InterCooperative-Network/icn-p11/internal/eddsa"
-	"github.com/InterCooperative-Network/icn-p11/internal/secmem"
 )
 
 type eddsaParams = eddsa.Params
@@ -17,10 +15,10 @@ func edwardsInfo(functions uint) MechanismInfo {
 }
 
 var eddsaMechanisms = []mechanism{
-	{typ: CKM_EC_EDWARDS_KEY_PAIR_GEN, info: edwardsInfo(CKF_GENERATE_KEY_PAIR)},
+	{typ: CKM_EC_EDWARDS_KEY_PAIR_GEN, info: edwardsInfo(CKF_GENERATE_KEY_PAIR), keyType: CKK_EC_EDWARDS},
 	// GnuTLS 3.7 generates keys with CKM_EDDSA.
 	{typ: CKM_EDDSA, info: edwardsInfo(CKF_SIGN | CKF_VERIFY | CKF_MESSAGE_SIGN | CKF_MESSAGE_VERIFY | CKF_MULTI_MESSAGE),
-		also: CKF_GENERATE_KEY_PAIR, eddsa: parseEdDSAParams},
+		also: CKF_GENERATE_KEY_PAIR, keyType: CKK_EC_EDWARDS, generates: CKM_EC_EDWARDS_KEY_PAIR_GEN, eddsa: parseEdDSAParams},
 }
 
 // parseEdDSAParams chooses the signature scheme of RFC 8032 (section 6.3.16):
@@ -53,6 +51,7 @@ type messageOp struct {
 	row           *mechanism
 	key           *object
 	params        eddsaParams
+	size          int  // of the signature
 	parts         bool // the message comes in parts
 	message       []byte
 	signature     []byte // of C_VerifySignatureInit
@@ -60,14 +59,16 @@ type messageOp struct {
 }
 
 // opKey finds the key of an operation and checks that it may serve it.
-func (l *library) opKey(sess *session, oh ObjectHandle, class uint, mech MechanismType, usage AttributeType) (*object, error) {
+func (l *library) opKey(sess *session, oh ObjectHandle, class uint, row *mechanism, usage AttributeType) (*object, error) {
 	o, err := l.object(sess, oh)
 	if err != nil {
 		return nil, CKR_KEY_HANDLE_INVALID
 	}
 	switch c := o.attrs.ulong(CKA_CLASS); {
-	case c != CKO_PRIVATE_KEY && c != CKO_PUBLIC_KEY:
+	case c != CKO_PRIVATE_KEY && c != CKO_PUBLIC_KEY && c != CKO_SECRET_KEY:
 		return nil, CKR_KEY_HANDLE_INVALID
+	case !row.takes(o.attrs.ulong(CKA_KEY_TYPE)):
+		return nil, CKR_KEY_TYPE_INCONSISTENT
 	case c != class:
 		// "a public key for signing", in the words of section 5.1.6.
 		return nil, CKR_KEY_FUNCTION_NOT_PERMITTED
@@ -76,7 +77,7 @@ func (l *library) opKey(sess *session, oh ObjectHandle, class uint, mech Mechani
 	}
 	if allowed := o.attrs[CKA_ALLOWED_MECHANISMS]; len(allowed) != 0 {
 		for ; len(allowed) > 0; allowed = allowed[ulongSize:] {
-			if MechanismType(ulongOf(allowed[:ulongSize])) == mech {
+			if MechanismType(ulongOf(allowed[:ulongSize])) == row.typ {
 				return o, nil
 			}
 		}
@@ -127,15 +128,26 @@ func (l *library) newMessage(sess *session, mech Mechanism, key ObjectHandle, fu
 	if err != nil {
 		return nil, err
 	}
-	params, err := row.eddsa(mech.Param)
+	n := &messageOp{row: row, size: eddsa.SignatureSize}
+	switch {
+	case row.mac != nil:
+		class = CKO_SECRET_KEY
+		n.size, err = row.macSize(mech.Param)
+	case row.ecdsa && mech.Param != nil:
+		err = CKR_MECHANISM_PARAM_INVALID
+	case !row.ecdsa:
+		n.params, err = row.eddsa(mech.Param)
+	}
 	if err != nil {
 		return nil, err
 	}
-	o, err := l.opKey(sess, key, class, mech.Type, usage)
-	if err != nil {
+	if n.key, err = l.opKey(sess, key, class, row, usage); err != nil {
 		return nil, err
 	}
-	return &messageOp{row: row, key: o, params: params}, nil
+	if row.ecdsa {
+		n.size = int(n.key.attrs.curve().bits / 4)
+	}
+	return n, nil
 }
 
 // collect adds a part to the message of an operation, and ends the operation
@@ -211,11 +223,11 @@ func (m *Module) SignFinal(h SessionHandle, out *Output) error {
 }
 
 func (l *library) finishSign(sess *session, op *messageOp, data []byte, out *Output) error {
-	if done, err := checkOutput(out, eddsa.SignatureSize); done {
+	if done, err := checkOutput(out, op.size); done {
 		return err
 	}
 	sess.sign = nil
-	return l.signMessage(sess, op, data, out.Buf[:eddsa.SignatureSize])
+	return l.signMessage(sess, op, data, out.Buf[:op.size])
 }
 
 // signMessage makes the signature of an operation, counts it, and records it
@@ -235,6 +247,12 @@ func (l *library) sign(sess *session, op *messageOp, data, sig []byte) error {
 	if op.key.private && l.user(sess.slot) != userIn ||
 		op.key.bool(CKA_ALWAYS_AUTHENTICATE) && !op.authenticated {
 		return CKR_USER_NOT_LOGGED_IN
+	}
+	switch {
+	case op.row.mac != nil:
+		return l.macWith(sess.slot, op, data, sig)
+	case op.row.ecdsa:
+		return l.signInDevice(sess.slot, op, data, sig)
 	}
 	return l.signWith(sess.slot, op.key, sig, op.params, data)
 }
@@ -281,120 +299,22 @@ func (m *Module) finishVerify(h SessionHandle, sig []byte, message func(*message
 		return err
 	}
 	sess.verify = nil
-	return op.verify(data, sig)
+	return l.verify(sess, op, data, sig)
 }
 
 // verify checks a signature: of its length first (section 5.1.6).
-func (op *messageOp) verify(data, sig []byte) error {
-	if len(sig) != eddsa.SignatureSize {
+func (l *library) verify(sess *session, op *messageOp, data, sig []byte) error {
+	if len(sig) != op.size {
 		return CKR_SIGNATURE_LEN_RANGE
+	}
+	switch {
+	case op.row.mac != nil:
+		return l.verifyMAC(sess, op, data, sig)
+	case op.row.ecdsa:
+		return op.verifyECDSA(data, sig)
 	}
 	if !eddsa.Verify(op.key.attrs[CKA_EC_POINT], data, sig, op.params) {
 		return CKR_SIGNATURE_INVALID
 	}
 	return nil
-}
-
-// GenerateKeyPair is C_GenerateKeyPair (section 5.18.2). The seed is made
-// from the TPM's and the operating system's random numbers, and sealed before
-// the function returns.
-func (m *Module) GenerateKeyPair(h SessionHandle, mech Mechanism, pubTmpl, privTmpl []Attribute) (pubH, privH ObjectHandle, err error) {
-	l, sess, err := m.withSession(h)
-	if err != nil {
-		return 0, 0, err
-	}
-	defer l.leave()
-	if _, err := mechanismFor(mech.Type, CKF_GENERATE_KEY_PAIR); err != nil {
-		return 0, 0, err
-	}
-	if mech.Param != nil {
-		return 0, 0, CKR_MECHANISM_PARAM_INVALID
-	}
-	pub, err := l.parseGenerate(sess, CKO_PUBLIC_KEY, pubTmpl)
-	if err != nil {
-		return 0, 0, err
-	}
-	if _, ok := given(privTmpl, CKA_PRIVATE); !ok {
-		privTmpl = append([]Attribute{{CKA_PRIVATE, yes}}, privTmpl...)
-	}
-	priv, err := l.parseGenerate(sess, CKO_PRIVATE_KEY, privTmpl)
-	if err != nil {
-		return 0, 0, err
-	}
-	s := sess.slot
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	for _, a := range []attrs{pub, priv} {
-		if err := l.mayCreate(sess, a); err != nil {
-			return 0, 0, err
-		}
-	}
-	if err := guardPrivate(priv); err != nil {
-		return 0, 0, err
-	}
-	priv[CKA_ALWAYS_SENSITIVE] = yes
-	priv[CKA_NEVER_EXTRACTABLE] = boolBytes(!priv.bool(CKA_EXTRACTABLE))
-	for _, a := range []attrs{pub, priv} {
-		a[CKA_LOCAL] = yes
-		a[CKA_KEY_GEN_MECHANISM] = ulong(CKM_EC_EDWARDS_KEY_PAIR_GEN)
-	}
-
-	seed, err := secmem.New(seedSize)
-	if err != nil {
-		return 0, 0, l.fail("making a key", s.serial, err)
-	}
-	defer seed.Destroy()
-	if err := l.random(seed.Bytes()); err != nil {
-		return 0, 0, l.fail("making a key", s.serial, err)
-	}
-	live, err := newLiveKey(seed.Bytes())
-	if err != nil {
-		return 0, 0, l.fail("making a key", s.serial, err)
-	}
-	point := live.key.Public()
-	pub.setPublic(point[:])
-	priv.setPublic(point[:])
-	privObj := &object{attrs: priv}
-	var secret []byte
-	if priv.bool(CKA_TOKEN) {
-		live.destroy()
-		secret = seed.Bytes()
-	} else {
-		privObj.live = live
-	}
-
-	if privH, err = l.add(h, s, privObj, secret); err != nil {
-		privObj.live.destroy()
-		return 0, 0, err
-	}
-	if pubH, err = l.add(h, s, &object{attrs: pub}, nil); err != nil {
-		// Half a pair is of no use: what was made is taken back.
-		if privObj.token {
-			if derr := s.token.DeleteObject(privObj.id); derr != nil {
-				err = errors.Join(err, derr)
-			}
-		}
-		l.mu.Lock()
-		s.objs.remove(privObj)
-		l.mu.Unlock()
-		privObj.live.destroy()
-		return 0, 0, err
-	}
-	return pubH, privH, nil
-}
-
-// parseGenerate reads one of the two templates. Class and key type follow
-// from the mechanism, and must agree with it where they are given.
-func (l *library) parseGenerate(sess *session, class uint, tmpl []Attribute) (attrs, error) {
-	a, _, err := l.fill(sess, class, tmpl, onGen)
-	if err != nil {
-		return nil, err
-	}
-	for t, want := range map[AttributeType]uint{CKA_CLASS: class, CKA_KEY_TYPE: CKK_EC_EDWARDS} {
-		if v, ok := a[t]; ok && ulongOf(v) != want {
-			return nil, CKR_TEMPLATE_INCONSISTENT
-		}
-		a[t] = ulong(want)
-	}
-	return a, nil
 }

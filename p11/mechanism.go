@@ -10,20 +10,47 @@ import (
 type mechanism struct {
 	typ  MechanismType
 	info MechanismInfo
+	name string // for the audit log, of what signs
 	// also lists functions that this mechanism serves besides the ones it
 	// advertises, for clients that ask for them all the same.
 	also uint
 
-	// digest starts a message digest; the parameter must be absent.
+	// keyType is that of the keys that the mechanism makes or takes. generates
+	// is the mechanism that CKA_KEY_GEN_MECHANISM names, if it is another.
+	keyType   uint
+	generates MechanismType
+
+	// keyTypes are the types of the keys that it takes, where there are several.
+	keyTypes []uint
+
+	// digest starts a message digest; a parameter must be absent.
 	digest func() hasher
 	// eddsa reads the parameter of a signature.
 	eddsa func(param any) (eddsaParams, error)
+	// ecdsa tells that it is ECDSA, whose key the device keeps; digest is then the
+	// hash of the message, nil where the application has hashed it.
+	ecdsa bool
+	// mac is the hash of a HMAC, macParam whether its parameter is the length.
+	mac      func() hasher
+	macParam bool
+	// cipher reads the parameter of an encryption or decryption.
+	cipher func(param any) (cipherRun, error)
+	// derive reads the parameter of a derivation.
+	derive func(param any) (deriver, error)
+	// wrap encrypts a key under another; unwrap takes that back.
+	wrap, unwrap func(param any, wrapping, key []byte) ([]byte, error)
+}
+
+// takes tells whether keys of a type serve the mechanism.
+func (m *mechanism) takes(keyType uint) bool {
+	return keyType == m.keyType || slices.Contains(m.keyTypes, keyType)
 }
 
 // mechanisms is the table. Each family adds its rows in its own file.
 var mechanisms = func() map[MechanismType]*mechanism {
 	m := map[MechanismType]*mechanism{}
-	for _, family := range [][]mechanism{eddsaMechanisms, digestMechanisms} {
+	for _, family := range [][]mechanism{eddsaMechanisms, ecdsaMechanisms, montgomeryMechanisms, secretMechanisms, hmacMechanisms,
+		aesMechanisms, chachaMechanisms, hkdfMechanisms, keyWrapMechanisms, digestMechanisms} {
 		for i := range family {
 			m[family[i].typ] = &family[i]
 		}

@@ -1,10 +1,6 @@
 package p11
 
-import (
-	"bytes"
-
-	"github.com/InterCooperative-Network/icn-p11/internal/eddsa"
-)
+import "bytes"
 
 // process is a message-based signature or verification process (sections 5.14
 // and 5.16): one mechanism and key for any number of messages, each with a
@@ -18,7 +14,7 @@ type process struct {
 // next makes the process ready for another message. A login of
 // CKU_CONTEXT_SPECIFIC serves one message.
 func (p *process) next() {
-	p.op = messageOp{row: p.op.row, key: p.op.key, params: p.params}
+	p.op = messageOp{row: p.op.row, key: p.op.key, params: p.params, size: p.op.size}
 	p.begun = false
 }
 
@@ -111,10 +107,10 @@ func (m *Module) SignMessage(h SessionHandle, param any, data []byte, out *Outpu
 // sign gives the signature of a message, and ends the message unless it only
 // told the length.
 func (p *process) sign(l *library, sess *session, data []byte, out *Output) error {
-	if done, err := checkOutput(out, eddsa.SignatureSize); done {
+	if done, err := checkOutput(out, p.op.size); done {
 		return err
 	}
-	err := l.signMessage(sess, &p.op, data, out.Buf[:eddsa.SignatureSize])
+	err := l.signMessage(sess, &p.op, data, out.Buf[:p.op.size])
 	p.next()
 	return err
 }
@@ -145,7 +141,7 @@ func (m *Module) begin(h SessionHandle, param any, function uint) error {
 func (m *Module) SignMessageNext(h SessionHandle, param any, part []byte, out *Output) error {
 	return m.withProcess(h, CKF_MESSAGE_SIGN, true, func(l *library, sess *session, p *process) error {
 		if out != nil {
-			if done, err := checkOutput(out, eddsa.SignatureSize); done {
+			if done, err := checkOutput(out, p.op.size); done {
 				return err
 			}
 		}
@@ -170,11 +166,11 @@ func (p *process) add(param any, part []byte) error {
 
 // VerifyMessage is C_VerifyMessage (section 5.16.2).
 func (m *Module) VerifyMessage(h SessionHandle, param any, data, sig []byte) error {
-	return m.withProcess(h, CKF_MESSAGE_VERIFY, false, func(_ *library, _ *session, p *process) (err error) {
+	return m.withProcess(h, CKF_MESSAGE_VERIFY, false, func(l *library, sess *session, p *process) (err error) {
 		if p.op.params, err = p.paramsOf(param); err != nil {
 			return err
 		}
-		err = p.op.verify(data, sig)
+		err = l.verify(sess, &p.op, data, sig)
 		p.next()
 		return err
 	})
@@ -183,11 +179,11 @@ func (m *Module) VerifyMessage(h SessionHandle, param any, data, sig []byte) err
 // VerifyMessageNext is C_VerifyMessageNext (section 5.16.4). Without a
 // signature, which is nil then, a further part follows.
 func (m *Module) VerifyMessageNext(h SessionHandle, param any, part, sig []byte) error {
-	return m.withProcess(h, CKF_MESSAGE_VERIFY, true, func(_ *library, _ *session, p *process) error {
+	return m.withProcess(h, CKF_MESSAGE_VERIFY, true, func(l *library, sess *session, p *process) error {
 		if err := p.add(param, part); err != nil || sig == nil {
 			return err
 		}
-		err := p.op.verify(p.op.message, sig)
+		err := l.verify(sess, &p.op, p.op.message, sig)
 		p.next()
 		return err
 	})
@@ -289,5 +285,5 @@ func (m *Module) finishVerifySignature(h SessionHandle, message func(*messageOp)
 		return err
 	}
 	sess.verifySig = nil
-	return op.verify(data, op.signature)
+	return l.verify(sess, op, data, op.signature)
 }

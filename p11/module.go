@@ -281,6 +281,8 @@ func (l *library) fail(op string, serial string, err error) error {
 		rv = CKR_DEVICE_MEMORY
 	case errors.Is(err, sealstore.ErrTooLarge):
 		rv, level = CKR_ATTRIBUTE_VALUE_INVALID, slog.LevelWarn
+	case errors.Is(err, sealstore.ErrCurve):
+		rv, level = CKR_CURVE_NOT_SUPPORTED, slog.LevelWarn
 	case errors.Is(err, sealstore.ErrPCR):
 		rv = CKR_FUNCTION_FAILED
 	case errors.Is(err, sealstore.ErrUnavailable), errors.Is(err, sealstore.ErrParent), errors.Is(err, sealstore.ErrOwner),

@@ -146,7 +146,7 @@ func TestKeyPairSignsAndVerifies(t *testing.T) {
 	pub, priv, err := m.GenerateKeyPair(h, keygen, pubTemplate, privTemplate)
 	must(t, err)
 	point := get(t, m, h, pub, CKA_EC_POINT)
-	if !bytes.HasPrefix(point, octetString32) || len(point) != 34 {
+	if !bytes.HasPrefix(point, edwards25519.octets()) || len(point) != 34 {
 		t.Fatalf("EC_POINT %x", point)
 	}
 	for _, o := range []ObjectHandle{pub, priv} {
@@ -156,7 +156,7 @@ func TestKeyPairSignsAndVerifies(t *testing.T) {
 		if v := get(t, m, h, o, CKA_EC_POINT); !bytes.Equal(v, point) {
 			t.Errorf("EC_POINT %x", v)
 		}
-		if v := get(t, m, h, o, CKA_PUBLIC_KEY_INFO); !bytes.Equal(v, spki(point[2:])) {
+		if v := get(t, m, h, o, CKA_PUBLIC_KEY_INFO); !bytes.Equal(v, edwards25519.info(point[2:])) {
 			t.Errorf("PUBLIC_KEY_INFO %x", v)
 		}
 		if v := get(t, m, h, o, CKA_ID); !bytes.Equal(v, point[2:]) {
@@ -353,7 +353,7 @@ func TestCreateObject(t *testing.T) {
 	_, err = m.CreateObject(h, private(Attribute{CKA_EC_PARAMS, edwardsOID}, Attribute{CKA_EC_POINT, edwardsPointOther(t)}))
 	want(t, CKR_TEMPLATE_INCONSISTENT, err)
 
-	for _, point := range [][]byte{pub, append(bytes.Clone(octetString32), pub...)} {
+	for _, point := range [][]byte{pub, append(edwards25519.octets(), pub...)} {
 		o, err := m.CreateObject(h, []Attribute{
 			{CKA_CLASS, ulong(CKO_PUBLIC_KEY)}, {CKA_KEY_TYPE, ulong(CKK_EC_EDWARDS)},
 			{CKA_EC_PARAMS, edwardsOID}, {CKA_EC_POINT, point},

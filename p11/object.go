@@ -25,9 +25,11 @@ type object struct {
 	id     sealstore.ID // of the sealed object: a token object, or the one a session copy signs with
 	stamp  uint64
 	sealed bool // the secret is in the store under id
+	device bool // or a key that the device has made
 
-	session SessionHandle // owner of a session object
-	live    *liveKey      // secret of a session object that has its own
+	session SessionHandle        // owner of a session object
+	live    *liveKey             // secret of a session object that has its own
+	made    *sealstore.DeviceKey // of a session object that the device has made the key of
 }
 
 func (o *object) bool(t AttributeType) bool { return o.attrs.bool(t) }
@@ -77,7 +79,7 @@ func fromStore(s sealstore.Object) (*object, bool) {
 	a[CKA_TOKEN] = yes
 	a[CKA_PRIVATE] = boolBytes(s.Private)
 	a[CKA_UNIQUE_ID] = []byte(hex.EncodeToString(s.ID[:]))
-	return &object{attrs: a, token: true, private: s.Private, id: s.ID, stamp: s.Stamp, sealed: s.Sealed}, true
+	return &object{attrs: a, token: true, private: s.Private, id: s.ID, stamp: s.Stamp, sealed: s.Sealed, device: s.Device}, true
 }
 
 // sync brings the handle table in line with the token on disk. Objects keep
@@ -184,11 +186,18 @@ func (l *library) mayChange(sess *session) error {
 func (l *library) add(h SessionHandle, s *slot, o *object, secret []byte) (ObjectHandle, error) {
 	o.token, o.private = o.attrs.bool(CKA_TOKEN), o.attrs.bool(CKA_PRIVATE)
 	if o.token {
-		st, err := s.token.CreateObject(o.private, o.attrs.encode(), secret, about(o.attrs, secret))
+		var st sealstore.Object
+		var err error
+		if o.made != nil {
+			st, err = s.token.CreateKey(o.attrs.encode(), o.made)
+			o.made = nil
+		} else {
+			st, err = s.token.CreateObject(o.private, o.attrs.encode(), secret, about(o.attrs, secret))
+		}
 		if err != nil {
 			return 0, l.fail("storing an object", s.serial, err)
 		}
-		o.id, o.stamp, o.sealed = st.ID, st.Stamp, st.Sealed
+		o.id, o.stamp, o.sealed, o.device = st.ID, st.Stamp, st.Sealed, st.Device
 		o.attrs[CKA_UNIQUE_ID] = []byte(hex.EncodeToString(st.ID[:]))
 	} else {
 		var u [16]byte
@@ -207,9 +216,9 @@ func (l *library) add(h SessionHandle, s *slot, o *object, secret []byte) (Objec
 }
 
 // about is what the store records of a secret: the public key that follows
-// from the seed of an Ed25519 key.
+// from a private one.
 func about(a attrs, secret []byte) []byte {
-	if secret == nil {
+	if secret == nil || a.ulong(CKA_CLASS) != CKO_PRIVATE_KEY {
 		return nil
 	}
 	return a[CKA_EC_POINT]
@@ -222,7 +231,7 @@ func (m *Module) CreateObject(h SessionHandle, tmpl []Attribute) (ObjectHandle, 
 		return 0, err
 	}
 	defer l.leave()
-	a, seed, err := l.parseCreate(sess, tmpl)
+	a, value, err := l.parseCreate(sess, tmpl)
 	if err != nil {
 		return 0, err
 	}
@@ -232,36 +241,40 @@ func (m *Module) CreateObject(h SessionHandle, tmpl []Attribute) (ObjectHandle, 
 	if err := l.mayCreate(sess, a); err != nil {
 		return 0, err
 	}
-	o := &object{attrs: a}
-	var secret []byte
-	if seed != nil {
-		buf, k, err := importSeed(seed)
-		if err != nil {
-			return 0, l.fail("reading a private key", sess.slot.serial, err)
-		}
-		defer buf.Destroy()
-		pub := k.Public()
-		if p := a[CKA_EC_POINT]; p != nil && !bytes.Equal(p, pub[:]) {
-			k.Destroy()
-			return 0, CKR_TEMPLATE_INCONSISTENT
-		}
-		if info := a[CKA_PUBLIC_KEY_INFO]; info != nil && !bytes.Equal(info, spki(pub[:])) {
-			k.Destroy()
-			return 0, CKR_ATTRIBUTE_VALUE_INVALID // which section 4.9 has for it
-		}
-		a.setPublic(pub[:])
-		if a.bool(CKA_TOKEN) {
-			secret = buf.Bytes()
-			k.Destroy()
-		} else {
-			o.live = &liveKey{key: k}
-		}
+	if value == nil {
+		return l.add(h, s, &object{attrs: a}, nil)
 	}
-	handle, err := l.add(h, s, o, secret)
+	// The caller's memory may change meanwhile.
+	secret, err := secmem.New(len(value))
 	if err != nil {
-		o.live.destroy()
+		return 0, l.fail("reading a key", s.serial, err)
 	}
-	return handle, err
+	defer secret.Destroy()
+	secmem.Copy(secret.Bytes(), value)
+	if a.ulong(CKA_CLASS) == CKO_SECRET_KEY {
+		return l.addSecret(h, s, a, secret.Bytes())
+	}
+	return l.addPrivate(h, s, a.curve(), a, secret.Bytes())
+}
+
+// addPrivate stores a private key, whose public half follows from it and must
+// be the one that was given. The caller holds s.mu.
+func (l *library) addPrivate(h SessionHandle, s *slot, c *curve, a attrs, secret []byte) (ObjectHandle, error) {
+	live, err := newLiveKey(c.keyType, secret)
+	if err != nil {
+		return 0, l.fail("reading a key", s.serial, err)
+	}
+	pub := live.public(c.keyType)
+	if p := a[CKA_EC_POINT]; p != nil && !bytes.Equal(p, pub[:]) {
+		live.destroy()
+		return 0, CKR_TEMPLATE_INCONSISTENT
+	}
+	if info := a[CKA_PUBLIC_KEY_INFO]; info != nil && !bytes.Equal(info, c.info(pub[:])) {
+		live.destroy()
+		return 0, CKR_ATTRIBUTE_VALUE_INVALID // which section 4.9 has for it
+	}
+	a.setPublic(c, pub[:])
+	return l.addKey(h, s, a, live, secret)
 }
 
 // DestroyObject is C_DestroyObject (section 5.7.3).
@@ -325,36 +338,50 @@ func (m *Module) CopyObject(h SessionHandle, oh ObjectHandle, tmpl []Attribute) 
 	if o.private && !a.bool(CKA_PRIVATE) {
 		return 0, CKR_TEMPLATE_INCONSISTENT
 	}
+	if err := s.guardPrivate(a); err != nil {
+		return 0, err
+	}
 	if err := l.mayCreate(sess, a); err != nil {
 		return 0, err
 	}
 	c := &object{attrs: a}
-	if a.ulong(CKA_CLASS) != CKO_PRIVATE_KEY {
+	if !a.hasSecret() {
 		return l.add(h, s, c, nil)
 	}
-	if o.sealed && !a.bool(CKA_TOKEN) {
-		c.id, c.sealed = o.id, true
+	if (o.sealed || o.device) && !a.bool(CKA_TOKEN) {
+		c.id, c.sealed, c.device = o.id, o.sealed, o.device
 		return l.add(h, s, c, nil)
 	}
-	buf, err := secmem.New(seedSize)
+	if o.device || o.made != nil {
+		return l.copyDeviceKey(h, s, c, o)
+	}
+	buf, err := secmem.New(maxSecretKey)
 	if err != nil {
-		return 0, l.fail("copying a private key", s.serial, err)
+		return 0, l.fail("copying a key", s.serial, err)
 	}
 	defer buf.Destroy()
-	if err := l.seedOf(s, o, buf.Bytes()); err != nil {
+	n, err := l.secretOf(s, o, buf.Bytes())
+	if err != nil {
 		return 0, err
 	}
-	if a.bool(CKA_TOKEN) {
-		return l.add(h, s, c, buf.Bytes())
-	}
-	if c.live, err = newLiveKey(buf.Bytes()); err != nil {
-		return 0, l.fail("copying a private key", s.serial, err)
-	}
-	handle, err := l.add(h, s, c, nil)
+	live, err := newLiveKey(a.ulong(CKA_KEY_TYPE), buf.Bytes()[:n])
 	if err != nil {
-		c.live.destroy()
+		return 0, l.fail("copying a key", s.serial, err)
 	}
-	return handle, err
+	return l.addKey(h, s, a, live, buf.Bytes()[:n])
+}
+
+// copyDeviceKey stores a copy of a key that the device has made: the key is
+// the same, and never leaves the device. The caller holds s.mu.
+func (l *library) copyDeviceKey(h SessionHandle, s *slot, c, o *object) (ObjectHandle, error) {
+	c.made = o.made
+	if o.device {
+		var err error
+		if c.made, err = s.token.Key(o.id); err != nil {
+			return 0, l.fail("copying a key", s.serial, err)
+		}
+	}
+	return l.add(h, s, c, nil)
 }
 
 // GetObjectSize is C_GetObjectSize (section 5.7.4): the bytes that the
@@ -384,14 +411,22 @@ func (m *Module) GetAttributeValue(h SessionHandle, oh ObjectHandle, tmpl []Attr
 	if err != nil {
 		return err
 	}
-	specs := classSpecs[o.attrs.ulong(CKA_CLASS)]
+	specs := o.attrs.specs()
 	var result error
 	for i := range tmpl {
 		t := &tmpl[i]
 		sp := specs[t.Type]
 		v, ok := o.attrs[t.Type]
+		if sp != nil && sp.rule&hidden != 0 && o.readable() {
+			buf, err := l.readSecret(sess.slot, o)
+			if err != nil {
+				return err
+			}
+			defer buf.Destroy()
+			v, ok = buf.Bytes(), true
+		}
 		switch {
-		case sp != nil && sp.rule&hidden != 0:
+		case sp != nil && sp.rule&hidden != 0 && !ok:
 			t.Len, result = Unavailable, CKR_ATTRIBUTE_SENSITIVE
 			continue
 		case sp == nil || !ok:
@@ -401,8 +436,8 @@ func (m *Module) GetAttributeValue(h SessionHandle, oh ObjectHandle, tmpl []Attr
 			}
 			continue
 		}
-		if t.Type == CKA_EC_POINT && sess.slot.cfg.ECPointEncoding != "raw" {
-			v = append(bytes.Clone(octetString32), v...)
+		if c := o.attrs.curve(); t.Type == CKA_EC_POINT && c != nil {
+			v = c.point(v, sess.slot.cfg.ECPointEncoding)
 		}
 		switch {
 		case t.Buf == nil:
@@ -417,6 +452,19 @@ func (m *Module) GetAttributeValue(h SessionHandle, oh ObjectHandle, tmpl []Attr
 		}
 	}
 	return result
+}
+
+// readSecret gives the value of a key that may be read. The caller destroys it.
+func (l *library) readSecret(s *slot, o *object) (*secmem.Buffer, error) {
+	buf, err := secmem.New(o.secretSize())
+	if err != nil {
+		return nil, l.fail("reading a key", s.serial, err)
+	}
+	if _, err := l.secretOf(s, o, buf.Bytes()); err != nil {
+		buf.Destroy()
+		return nil, err
+	}
+	return buf, nil
 }
 
 // SetAttributeValue is C_SetAttributeValue (section 5.7.6): all of the

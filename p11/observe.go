@@ -14,9 +14,9 @@ import (
 // audited is sign with a record of it. The signature is made where the
 // application does not see it, and leaves when the record is written.
 func (l *library) audited(sess *session, op *messageOp, data, sig []byte) error {
-	var made [eddsa.SignatureSize]byte
-	defer secmem.Wipe(made[:])
-	err := l.sign(sess, op, data, made[:])
+	made := make([]byte, len(sig))
+	defer secmem.Wipe(made)
+	err := l.sign(sess, op, data, made)
 	if failed := l.audit.Write(recordOf(sess.slot, op, data, err)); failed != nil {
 		l.log.Error("nothing is signed without an audit record", "token", sess.slot.serial, "error", failed)
 		if err == nil {
@@ -24,7 +24,7 @@ func (l *library) audited(sess *session, op *messageOp, data, sig []byte) error 
 		}
 	}
 	if err == nil {
-		copy(sig, made[:])
+		copy(sig, made)
 	}
 	return err
 }
@@ -37,17 +37,25 @@ func recordOf(s *slot, op *messageOp, data []byte, outcome error) audit.Record {
 		Token:     s.serial,
 		Key:       hex.EncodeToString(a[CKA_ID]),
 		KeyLabel:  string(a[CKA_LABEL]),
-		Mechanism: op.params.Variant.String(),
+		Mechanism: op.mechanism(),
 		SHA256:    hex.EncodeToString(digest[:]),
 		Outcome:   RVOf(outcome).Error(),
 	}
-	if point := a[CKA_EC_POINT]; len(point) == eddsa.PublicKeySize {
+	if point := a[CKA_EC_POINT]; op.row.eddsa != nil && len(point) == eddsa.PublicKeySize {
 		r.DID = did.Encode([eddsa.PublicKeySize]byte(point))
 	}
 	if t, err := s.token.Info(); err == nil {
 		r.TokenLabel = t.Label
 	}
 	return r
+}
+
+// mechanism names how a signature is made.
+func (op *messageOp) mechanism() string {
+	if op.row.eddsa != nil {
+		return op.params.Variant.String()
+	}
+	return op.row.name
 }
 
 // kept tells that a key of a slot stays unlocked, or is locked after it has.

@@ -13,11 +13,13 @@ type session struct {
 	slot *slot
 	rw   bool
 
-	mu     sync.Mutex
-	find   *findOp
-	digest *digestOp
-	sign   *messageOp
-	verify *messageOp
+	mu      sync.Mutex
+	find    *findOp
+	digest  *digestOp
+	encrypt *cipherOp
+	decrypt *cipherOp
+	sign    *messageOp
+	verify  *messageOp
 
 	verifySig *messageOp // of C_VerifySignatureInit
 	signing   *process   // message-based
@@ -40,6 +42,14 @@ func (s *session) cancel(flags uint) {
 	}
 	if flags&CKF_DIGEST != 0 {
 		s.digest = nil
+	}
+	if flags&CKF_ENCRYPT != 0 {
+		s.encrypt.end(s.slot)
+		s.encrypt = nil
+	}
+	if flags&CKF_DECRYPT != 0 {
+		s.decrypt.end(s.slot)
+		s.decrypt = nil
 	}
 	if flags&CKF_SIGN != 0 {
 		s.sign = nil
@@ -155,6 +165,7 @@ func (m *Module) withSession(h SessionHandle) (*library, *session, error) {
 // dropSession ends a session and its session objects. The caller holds l.mu.
 func (l *library) dropSession(h SessionHandle, s *session) {
 	delete(l.sessions, h)
+	s.slot.keys.endSession(s)
 	for _, o := range s.slot.objs.byHandle {
 		if !o.token && o.session == h {
 			s.slot.objs.remove(o)

@@ -1,26 +1,22 @@
 package p11
 
-import (
-	"bytes"
-
-	"github.com/InterCooperative-Network/icn-p11/internal/eddsa"
-)
+import "bytes"
 
 // value checks one template entry against its spec and gives the value as
-// the module keeps it.
-func value(sp *spec, v []byte) ([]byte, error) {
+// the module keeps it. c is the key's curve.
+func value(sp *spec, c *curve, v []byte) ([]byte, error) {
 	if len(v) > maxValue || !sp.kind.valid(v) || !inRange(sp, v) {
 		return nil, CKR_ATTRIBUTE_VALUE_INVALID
 	}
 	switch sp.typ {
 	case CKA_EC_PARAMS:
-		if err := parseCurve(v); err != nil {
-			return nil, err
-		}
-		return edwardsOID, nil
+		return c.oid, nil
 	case CKA_EC_POINT:
-		p, ok := parsePoint(v)
-		if !ok || !eddsa.ValidPublicKey(p) {
+		if c == nil {
+			return nil, CKR_TEMPLATE_INCOMPLETE
+		}
+		p, ok := c.parsePoint(v)
+		if !ok || !c.valid(p) {
 			return nil, CKR_ATTRIBUTE_VALUE_INVALID
 		}
 		return bytes.Clone(p), nil
@@ -28,11 +24,16 @@ func value(sp *spec, v []byte) ([]byte, error) {
 	return append([]byte{}, v...), nil
 }
 
-// fill reads a template for a new object of a class: when is onCreate or
-// onGen. Attributes that are not given get their defaults. A value with the
+// fill reads a template for a new object: when is onCreate or onGen. Attributes that are not given get their defaults. A value with the
 // hidden rule is handed back beside the attributes, uncopied.
-func (l *library) fill(sess *session, class uint, tmpl []Attribute, when rule) (a attrs, secret []byte, err error) {
-	specs := classSpecs[class]
+func (l *library) fill(sess *session, of objectType, tmpl []Attribute, when rule) (a attrs, secret []byte, err error) {
+	specs := specsOf(of.class, of.key)
+	var c *curve
+	if v, ok := given(tmpl, CKA_EC_PARAMS); ok && specs[CKA_EC_PARAMS] != nil {
+		if c, err = parseCurve(of.key, v); err != nil {
+			return nil, nil, err
+		}
+	}
 	a = make(attrs, len(specs))
 	for _, t := range tmpl {
 		sp := specs[t.Type]
@@ -51,7 +52,7 @@ func (l *library) fill(sess *session, class uint, tmpl []Attribute, when rule) (
 			}
 			continue
 		}
-		v, err := value(sp, t.Value)
+		v, err := value(sp, c, t.Value)
 		if err != nil {
 			return nil, nil, err
 		}
@@ -103,8 +104,8 @@ func mustMatchPrivate(tmpl []Attribute) bool {
 	return bytes.Equal(private, yes) || bytes.Equal(class, ulong(CKO_PRIVATE_KEY))
 }
 
-// parseCreate reads the template of C_CreateObject. For a private key it also
-// gives the value as the caller passed it.
+// parseCreate reads the template of C_CreateObject. For a private or secret key
+// it also gives the value as the caller passed it.
 func (l *library) parseCreate(sess *session, tmpl []Attribute) (attrs, []byte, error) {
 	v, ok := given(tmpl, CKA_CLASS)
 	if !ok {
@@ -113,58 +114,85 @@ func (l *library) parseCreate(sess *session, tmpl []Attribute) (attrs, []byte, e
 	if len(v) != ulongSize {
 		return nil, nil, CKR_ATTRIBUTE_VALUE_INVALID
 	}
-	class := ulongOf(v)
-	switch class {
-	case CKO_DATA:
+	of := objectType{class: ulongOf(v)}
+	switch of.class {
 	case CKO_CERTIFICATE:
 		if v, ok := given(tmpl, CKA_CERTIFICATE_TYPE); ok && ulongOf(v) != CKC_X_509 {
 			return nil, nil, CKR_ATTRIBUTE_VALUE_INVALID
 		}
-	case CKO_PUBLIC_KEY, CKO_PRIVATE_KEY:
+	case CKO_PUBLIC_KEY, CKO_PRIVATE_KEY, CKO_SECRET_KEY:
 		v, ok := given(tmpl, CKA_KEY_TYPE)
 		if !ok {
 			return nil, nil, CKR_TEMPLATE_INCOMPLETE
 		}
-		if ulongOf(v) != CKK_EC_EDWARDS {
-			return nil, nil, CKR_ATTRIBUTE_VALUE_INVALID
-		}
-	default:
+		of.key = ulongOf(v)
+	}
+	if specsOf(of.class, of.key) == nil {
 		return nil, nil, CKR_ATTRIBUTE_VALUE_INVALID
 	}
-	if _, ok := given(tmpl, CKA_PRIVATE); !ok && class == CKO_PRIVATE_KEY {
-		tmpl = append([]Attribute{{CKA_PRIVATE, yes}}, tmpl...)
-	}
-	a, seed, err := l.fill(sess, class, tmpl, onCreate)
+	a, seed, err := l.fill(sess, of, private(of.class, tmpl), onCreate)
 	if err != nil {
 		return nil, nil, err
 	}
-	switch class {
+	switch of.class {
 	case CKO_CERTIFICATE:
 		if err := a.certify(); err != nil {
 			return nil, nil, err
 		}
 	case CKO_PUBLIC_KEY:
-		pub, info := a[CKA_EC_POINT], a[CKA_PUBLIC_KEY_INFO]
-		if info != nil && !bytes.Equal(info, spki(pub)) {
+		pub, info, c := a[CKA_EC_POINT], a[CKA_PUBLIC_KEY_INFO], a.curve()
+		if info != nil && !bytes.Equal(info, c.info(pub)) {
 			return nil, nil, CKR_TEMPLATE_INCONSISTENT
 		}
-		a.setPublic(pub)
+		a.setPublic(c, pub)
 	case CKO_PRIVATE_KEY:
-		if len(seed) != seedSize {
+		if of.key == CKK_EC {
+			return nil, nil, CKR_TEMPLATE_INCONSISTENT // the device makes them itself
+		}
+		if len(seed) != pairSecretSize {
 			return nil, nil, CKR_ATTRIBUTE_VALUE_INVALID
 		}
-		if err := guardPrivate(a); err != nil {
+		if err := sess.slot.guardPrivate(a); err != nil {
 			return nil, nil, err
 		}
+	case CKO_SECRET_KEY:
+		if !secretTypes[of.key].fits(len(seed)) {
+			return nil, nil, CKR_ATTRIBUTE_VALUE_INVALID
+		}
+		a[CKA_VALUE_LEN] = ulong(uint(len(seed)))
 	}
 	return a, seed, nil
 }
 
+// private makes private and secret keys private unless the template says
+// otherwise: what the standard leaves to the token.
+func private(class uint, tmpl []Attribute) []Attribute {
+	if class != CKO_PRIVATE_KEY && class != CKO_SECRET_KEY {
+		return tmpl
+	}
+	if _, ok := given(tmpl, CKA_PRIVATE); ok {
+		return tmpl
+	}
+	return append([]Attribute{{CKA_PRIVATE, yes}}, tmpl...)
+}
+
 // guardPrivate makes a private key sensitive whatever the template said: no
-// private value ever leaves the token, and the attribute tells the truth. Only a
-// private object can ask for the PIN each time (section 4.9, table 27).
-func guardPrivate(a attrs) error {
+// private value is ever read from a token. In one that is not recoverable it
+// cannot be wrapped either. The attributes tell the truth. Only a private object
+// can ask for the PIN each time (section 4.9, table 27).
+func (s *slot) guardPrivate(a attrs) error {
+	if a.ulong(CKA_CLASS) != CKO_PRIVATE_KEY {
+		return nil
+	}
 	a[CKA_SENSITIVE] = yes
+	if a.ulong(CKA_KEY_TYPE) == CKK_EC {
+		a[CKA_EXTRACTABLE] = no // it stays in the device
+	}
+	if a.bool(CKA_TOKEN) && a.bool(CKA_EXTRACTABLE) {
+		if t, err := s.token.Info(); err != nil || !t.Recoverable {
+			a[CKA_EXTRACTABLE] = no
+		}
+	}
 	if a.bool(CKA_ALWAYS_AUTHENTICATE) && !a.bool(CKA_PRIVATE) {
 		return CKR_TEMPLATE_INCONSISTENT
 	}
@@ -174,7 +202,7 @@ func guardPrivate(a attrs) error {
 // applyTemplate is C_CopyObject's and C_SetAttributeValue's reading of a
 // template: old with the changes applied.
 func (l *library) applyTemplate(sess *session, old attrs, tmpl []Attribute, when rule) (attrs, error) {
-	specs := classSpecs[old.ulong(CKA_CLASS)]
+	specs := old.specs()
 	a := old.clone()
 	for _, t := range tmpl {
 		sp := specs[t.Type]
@@ -188,7 +216,7 @@ func (l *library) applyTemplate(sess *session, old attrs, tmpl []Attribute, when
 			}
 			return nil, CKR_ATTRIBUTE_READ_ONLY
 		}
-		v, err := value(sp, t.Value)
+		v, err := value(sp, old.curve(), t.Value)
 		if err != nil {
 			return nil, err
 		}

@@ -9,6 +9,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/InterCooperative-Network/icn-p11/internal/advice"
 	"github.com/InterCooperative-Network/icn-p11/internal/secmem"
 )
 
@@ -331,7 +332,8 @@ func (t *Token) reapprove(soPIN []byte, states func(*Binding, [][]byte) ([][][]b
 // Bind binds a token to the PCRs as they are now. The user's seal is made
 // anew, so the user's PIN is needed where one is set. Then every key's seal
 // is; a key that a crash leaves unbound stays usable, and Bind may be called
-// again. A token that is bound already keeps its approver.
+// again. Keys that the device has made stay as they are, and Unbound counts
+// them. A token that is bound already keeps its approver.
 func (t *Token) Bind(userPIN, soPIN []byte, spec BindingSpec, progress Progress) error {
 	return t.rebindAll(soPIN, func(f *tokenFile, root *keyring) error {
 		b, err := t.store.newBinding(spec, root.approver())
@@ -355,6 +357,9 @@ func (t *Token) Unbind(userPIN, soPIN []byte, progress Progress) error {
 		if f.Binding == nil {
 			return ErrUnbound
 		}
+		if err := t.noBoundKeys(); err != nil {
+			return err
+		}
 		unbound := *f
 		if err := t.rebindUser(&unbound, userPIN, nil); err != nil {
 			return err
@@ -364,6 +369,18 @@ func (t *Token) Unbind(userPIN, soPIN []byte, progress Progress) error {
 		}
 		return t.write(&unbound, root)
 	})
+}
+
+// noBoundKeys refuses to take away the binding without which keys that the
+// device has made could not be used any more.
+func (t *Token) noBoundKeys() error {
+	seals, err := t.Seals()
+	for _, s := range seals {
+		if s.Device && s.Blob.Binding != nil {
+			return advice.With(fmt.Errorf("%s: a key that the TPM has made stays bound as it was made", s.Path), "delete that key first")
+		}
+	}
+	return err
 }
 
 // rebindAll runs change under one lock, so that no key is made meanwhile, with
@@ -423,8 +440,8 @@ func (t *Token) reseal(f *tokenFile, root *keyring, b *Binding, progress Progres
 	bound := *f
 	bound.Binding = b
 	return t.walk(root, public, progress, func(o *objectFile, k *keyring, body []byte) error {
-		if !o.sealed() {
-			return nil
+		if !o.sealed() || o.device() {
+			return nil // what the device made stays as it was made
 		}
 		secret, err := secmem.New(MaxSecret)
 		if err != nil {

@@ -131,6 +131,8 @@ type ObjectSeal struct {
 	ID   ID
 	Path string // of the file
 	Blob Blob   // with its creation, and the token's binding where it is bound
+	// Device: it is no seal but a key that the device has made.
+	Device bool
 }
 
 // Seals collects the seals of the objects, private ones too: a seal stands in
@@ -165,7 +167,7 @@ func (t *Token) Seals() ([]ObjectSeal, error) {
 			continue // LeftOut tells it, or it was removed just now
 		}
 		if o, err := decodeObject(p); err == nil && o.sealed() {
-			s := ObjectSeal{id, filepath.Join(path, n), o.Seal}
+			s := ObjectSeal{id, filepath.Join(path, n), o.Seal, o.device()}
 			if t.store.sealer.Bound(s.Blob) {
 				s.Blob.Binding = f.Binding
 			}

@@ -35,6 +35,9 @@ type Contents struct {
 	NoPIN   bool         // the user needs none
 	Binding *BindingSpec // nil: not bound to the platform
 	Objects []Content    // by ID
+	// Fixed are the objects that stay behind: keys that the device has made and
+	// never gives out.
+	Fixed []ID
 
 	pages []*secmem.Buffer
 	left  []byte // of the last page
@@ -177,6 +180,10 @@ func (t *Token) Export(userPIN, soPIN []byte, progress Progress) (c *Contents, e
 			c.Binding = &BindingSpec{Bank: f.Binding.Bank, PCRs: slices.Clone(f.Binding.PCRs)}
 		}
 		return t.walk(root, public, progress, func(o *objectFile, k *keyring, body []byte) error {
+			if o.device() {
+				c.Fixed = append(c.Fixed, o.ID)
+				return nil
+			}
 			x := Content{ID: o.ID, Private: o.private(), Body: slices.Clone(body), About: o.about()}
 			c.Objects = append(c.Objects, x)
 			if !o.sealed() {

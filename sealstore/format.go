@@ -187,6 +187,7 @@ const (
 	flagPrivate = 1 << iota
 	flagSealed
 	flagCreation // only with flagSealed
+	flagDevice   // only with flagSealed and without flagCreation: a key of Sealer.NewKey
 )
 
 // objectFile is the content of an object's file.
@@ -201,6 +202,7 @@ type objectFile struct {
 
 func (f *objectFile) private() bool { return f.Flags&flagPrivate != 0 }
 func (f *objectFile) sealed() bool  { return f.Flags&flagSealed != 0 }
+func (f *objectFile) device() bool  { return f.Flags&flagDevice != 0 }
 
 // about is what the device recorded when it made the seal.
 func (f *objectFile) about() []byte {
@@ -235,8 +237,8 @@ func decodeObject(p []byte) (*objectFile, error) {
 	d := decoder{rest: p}
 	d.magic(objectMagic)
 	f := new(objectFile)
-	f.Flags = d.flags(flagPrivate | flagSealed | flagCreation)
-	if f.Flags&(flagSealed|flagCreation) == flagCreation {
+	f.Flags = d.flags(flagPrivate | flagSealed | flagCreation | flagDevice)
+	if !f.sealed() && f.Flags&(flagCreation|flagDevice) != 0 || f.device() && f.Flags&flagCreation != 0 {
 		d.fail("flags %#x", f.Flags)
 	}
 	copy(f.ID[:], d.take(len(f.ID)))

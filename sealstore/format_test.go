@@ -35,10 +35,13 @@ func samples() (tokens []*tokenFile, objects []*objectFile) {
 	r := *o
 	r.Flags = flagPrivate | flagSealed | flagCreation
 	r.Seal = Blob{Public: []byte("p"), Private: []byte("q"), Creation: &Creation{About: []byte("about"), Data: []byte("data"), Ticket: []byte("ticket")}}
+	q := *o
+	q.Flags = flagPrivate | flagSealed | flagDevice
+	q.Seal = Blob{Public: []byte("p"), Private: []byte("q")}
 	n := h
 	n.Flags = flagRecoverable
 	n.User = &pinSeal{Blob: Blob{Public: []byte("user public"), Private: []byte("user private")}, NoPIN: true}
-	return []*tokenFile{f, &g, &h, &n}, []*objectFile{o, &p, &r}
+	return []*tokenFile{f, &g, &h, &n}, []*objectFile{o, &p, &r, &q}
 }
 
 func TestFormatBounds(t *testing.T) {
@@ -115,7 +118,7 @@ func TestFormatVectors(t *testing.T) {
 	for name, data := range map[string][]byte{
 		"token": tokens[0].encode(), "token-user": tokens[1].encode(), "token-bound": tokens[2].encode(), "token-no-pin": tokens[3].encode(),
 		"object": objects[0].encode(), "object-sealed": objects[1].encode(),
-		"object-creation": objects[2].encode(),
+		"object-creation": objects[2].encode(), "object-device": objects[3].encode(),
 	} {
 		path := "testdata/v1-" + name + ".hex"
 		want, err := os.ReadFile(path)

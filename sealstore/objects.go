@@ -26,7 +26,8 @@ type Object struct {
 	ID      ID
 	Private bool   // only there for the user who is logged in
 	Body    []byte // not to be modified
-	Sealed  bool   // carries a secret of its own, for Unseal
+	Sealed  bool   // carries a secret of its own, for Unseal, or
+	Device  bool   // a key that the device has made, for Sign
 	Stamp   uint64 // another one whenever the object has changed, in this process
 }
 
@@ -114,7 +115,7 @@ func (v *view) userIn() bool { return v.t.root != nil && v.t.role == User }
 // object makes a caller's Object of an entry. The body of a private object is a
 // copy, since Logout wipes the original.
 func (v *view) object(id ID, e *entry) Object {
-	o := Object{ID: id, Private: e.file.private(), Sealed: e.file.sealed(), Stamp: e.stamp, Body: e.body}
+	o := Object{ID: id, Private: e.file.private(), Sealed: e.file.sealed() && !e.file.device(), Device: e.file.device(), Stamp: e.stamp, Body: e.body}
 	if o.Private {
 		o.Body = bytes.Clone(e.body)
 	}
@@ -323,7 +324,12 @@ func (t *Token) CreateObject(private bool, body, secret, about []byte) (Object, 
 		return Object{}, err
 	}
 	for {
-		o, err := t.create(private, body, secret, about)
+		o, err := t.create(private, body, func(f *tokenFile, o *objectFile, k *keyring) error {
+			if secret == nil {
+				return nil
+			}
+			return t.store.sealObject(f, o, k, secret, about)
+		})
 		if !errors.Is(err, errRebound) {
 			return o, err
 		}
@@ -345,8 +351,9 @@ func checkObject(body, secret, about []byte) error {
 // errRebound: the token was bound or unbound while an object was sealed.
 var errRebound = errors.New("the token's binding changed meanwhile")
 
-func (t *Token) create(private bool, body, secret, about []byte) (Object, error) {
-	f, in, err := t.encrypt(private, body, secret, about)
+// create stores an object; seal makes its seal, if it shall have one.
+func (t *Token) create(private bool, body []byte, seal func(*tokenFile, *objectFile, *keyring) error) (Object, error) {
+	f, in, err := t.encrypt(private, body, seal)
 	if err != nil {
 		return Object{}, err
 	}
@@ -376,7 +383,7 @@ func (t *Token) create(private bool, body, secret, about []byte) (Object, error)
 
 // encrypt makes the file of a new object. The TPM is only asked here, so that
 // its slowness keeps no other process waiting for the lock.
-func (t *Token) encrypt(private bool, body, secret, about []byte) (*objectFile, instance, error) {
+func (t *Token) encrypt(private bool, body []byte, seal func(*tokenFile, *objectFile, *keyring) error) (*objectFile, instance, error) {
 	v, err := t.begin(!private)
 	if err != nil {
 		return nil, instance{}, err
@@ -393,10 +400,8 @@ func (t *Token) encrypt(private bool, body, secret, about []byte) (*objectFile, 
 	if _, err := rand.Read(f.ID[:]); err != nil {
 		return nil, instance{}, err
 	}
-	if secret != nil {
-		if err := t.store.sealObject(v.file, f, k, secret, about); err != nil {
-			return nil, instance{}, fmt.Errorf("token %s: sealing an object: %w", t.serial, err)
-		}
+	if err := seal(v.file, f, k); err != nil {
+		return nil, instance{}, fmt.Errorf("token %s: sealing an object: %w", t.serial, err)
 	}
 	if err := k.seal(f, body); err != nil {
 		return nil, instance{}, err
@@ -442,7 +447,7 @@ func (t *Token) remember(f *objectFile, in instance, data, body []byte) (Object,
 		t.objects = map[ID]*entry{}
 	}
 	t.objects[f.ID] = e
-	return Object{ID: f.ID, Private: f.private(), Sealed: f.sealed(), Stamp: e.stamp, Body: bytes.Clone(body)}, nil
+	return Object{ID: f.ID, Private: f.private(), Sealed: f.sealed() && !f.device(), Device: f.device(), Stamp: e.stamp, Body: bytes.Clone(body)}, nil
 }
 
 // UpdateObject replaces the body of an object, provided that it still is what
@@ -539,7 +544,7 @@ func (t *Token) unseal(id ID, dst []byte, public bool) (int, error) {
 		return 0, err
 	}
 	defer v.end()
-	f, err := v.sealed(id)
+	f, err := v.sealed(id, false)
 	if err != nil {
 		return 0, err
 	}
@@ -556,14 +561,15 @@ func (t *Token) unseal(id ID, dst []byte, public bool) (int, error) {
 	return n, nil
 }
 
-func (v *view) sealed(id ID) (*objectFile, error) {
+// sealed finds the seal of an object, or the key that the device has made.
+func (v *view) sealed(id ID, device bool) (*objectFile, error) {
 	v.t.cache.Lock()
 	defer v.t.cache.Unlock()
 	e, err := v.find(id, false)
 	if err != nil {
 		return nil, err
 	}
-	if !e.file.sealed() {
+	if !e.file.sealed() || e.file.device() != device {
 		return nil, fmt.Errorf("object %s of token %s: a sealed secret: %w", idName(id), v.t.serial, ErrNotFound)
 	}
 	return e.file, nil

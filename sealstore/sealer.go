@@ -116,6 +116,16 @@ type Sealer interface {
 	// Bound tells whether a seal is bound to PCRs. It does not ask the device.
 	Bound(b Blob) bool
 
+	// NewKey has the device make an ECDSA key on a curve, "P-256" or "P-384",
+	// that it uses itself and never gives out. public is the point as X9.62 has
+	// it, uncompressed. Movable and About do not matter. Fails with ErrCurve if
+	// the device does not know the curve.
+	NewKey(parent []byte, curve string, auth []byte, o SealOptions) (b Blob, public []byte, err error)
+
+	// Sign signs a digest with a key that NewKey made: 32 bytes for P-256, 48 for
+	// P-384. The signature is r and s, each as long. Fails as Unseal does.
+	Sign(parent []byte, b Blob, auth []byte, digest []byte) (signature []byte, err error)
+
 	// ChangeAuth returns b with another authorisation value. b itself stays
 	// valid under the old one: whoever stores the result has to destroy b.
 	ChangeAuth(parent []byte, b Blob, oldAuth, newAuth []byte) (Blob, error)
@@ -160,6 +170,8 @@ var (
 	// ErrOwner: the storage root key would have to be created, which takes the
 	// owner's password.
 	ErrOwner = errors.New("the owner hierarchy of the TPM has a password")
+	// ErrCurve: the device has no keys on that curve.
+	ErrCurve = errors.New("the TPM does not know the curve")
 	// ErrBlob: the TPM refuses the sealed blob, which is damaged.
 	ErrBlob = errors.New("damaged: the TPM refuses the sealed blob")
 )

@@ -511,8 +511,8 @@ func isRootTemplate(public *tpm2.TPMTPublic) bool {
 func (t *TPM) load(parent []byte, b sealstore.Blob) (*rootKey, *loadedKey, error) {
 	public := tpm2.BytesAs2B[tpm2.TPMTPublic](b.Public)
 	p, err := public.Contents()
-	if err != nil || p.Type != tpm2.TPMAlgKeyedHash || !bytes.Equal(tpm2.Marshal(*p), b.Public) {
-		return nil, nil, fmt.Errorf("%w: its public area is not that of a sealed object", sealstore.ErrBlob)
+	if err != nil || p.Type != tpm2.TPMAlgKeyedHash && p.Type != tpm2.TPMAlgECC || !bytes.Equal(tpm2.Marshal(*p), b.Public) {
+		return nil, nil, fmt.Errorf("%w: its public area is not that of a sealed object or a key", sealstore.ErrBlob)
 	}
 	srk, err := t.root(parent)
 	if err != nil {
@@ -556,7 +556,8 @@ const (
 	outOnly direction = iota // for commands whose first parameter is no buffer
 	inOut
 	policy      // a policy session, for a bound seal; encrypts as outOnly does
-	unencrypted // for commands without a buffer in either direction
+	unencrypted // for commands without a secret, whose answer is no buffer
+	policyPlain // both
 )
 
 // session gives a session salted to the SRK, with one authorisation value. A
@@ -589,7 +590,7 @@ func (t *TPM) session(srk *rootKey, auth []byte, dir direction) (*warmSession, e
 	}
 	var err error
 	start := tpm2.HMACSession
-	if dir == policy {
+	if dir == policy || dir == policyPlain {
 		start = tpm2.PolicySession
 	}
 	w.Session, w.flush, err = start(t.link, tpm2.TPMAlgSHA256, nonceSize, opts...)
@@ -602,15 +603,20 @@ func (t *TPM) session(srk *rootKey, auth []byte, dir direction) (*warmSession, e
 }
 
 // authorise gives the session that opens a seal: one that knows its
-// authorisation value, and for a bound seal also satisfies its policy.
-func (t *TPM) authorise(srk *rootKey, key *loadedKey, b *sealstore.Binding, auth []byte) (*warmSession, error) {
+// authorisation value, and for a bound seal also satisfies its policy. The
+// answer is encrypted where it is a secret.
+func (t *TPM) authorise(srk *rootKey, key *loadedKey, b *sealstore.Binding, auth []byte, secret bool) (*warmSession, error) {
+	byAuth, byPolicy := unencrypted, policyPlain
+	if secret {
+		byAuth, byPolicy = outOnly, policy
+	}
 	if key.byAuth {
-		return t.session(srk, auth, outOnly)
+		return t.session(srk, auth, byAuth)
 	}
 	if b == nil {
 		return nil, fmt.Errorf("%w: it is bound to the platform, but its binding is missing", sealstore.ErrIntegrity)
 	}
-	s, err := t.session(srk, auth, policy)
+	s, err := t.session(srk, auth, byPolicy)
 	if err != nil {
 		return nil, err
 	}
@@ -710,6 +716,12 @@ func (t *TPM) Seal(parent []byte, secret, auth []byte, o sealstore.SealOptions) 
 	if len(o.About) > sealstore.MaxAbout {
 		return b, fmt.Errorf("a seal records at most %d bytes about its secret, not %d", sealstore.MaxAbout, len(o.About))
 	}
+	return t.create(parent, secret, auth, sealTemplate(o), o)
+}
+
+// create makes an object of a template, whose authorisation value and secret
+// cross the bus encrypted.
+func (t *TPM) create(parent, secret, auth []byte, template tpm2.TPMTPublic, o sealstore.SealOptions) (b sealstore.Blob, err error) {
 	var policy tpm2.TPM2BDigest
 	if o.Binding != nil {
 		approver := tpm2.BytesAs2B[tpm2.TPMTPublic](o.Binding.Approver)
@@ -722,7 +734,6 @@ func (t *TPM) Seal(parent []byte, secret, auth []byte, o sealstore.SealOptions) 
 		}
 		b.Binding = o.Binding
 	}
-	template := sealTemplate(o)
 	// UserWithAuth lets the authorisation value alone open the seal.
 	template.ObjectAttributes.UserWithAuth = o.Binding == nil
 	template.AuthPolicy = policy
@@ -806,7 +817,7 @@ func (t *TPM) unseal(parent []byte, b sealstore.Blob, auth, dst []byte) (int, er
 	if err != nil {
 		return 0, err
 	}
-	s, err := t.authorise(srk, key, b.Binding, auth)
+	s, err := t.authorise(srk, key, b.Binding, auth, true)
 	if err != nil {
 		return 0, err
 	}

@@ -27,6 +27,8 @@ const (
 	OpParent     Op = "Parent"
 	OpDevice     Op = "Device"
 	OpSeal       Op = "Seal"
+	OpNewKey     Op = "NewKey"
+	OpSign       Op = "Sign"
 	OpUnseal     Op = "Unseal"
 	OpTryLoad    Op = "TryLoad"
 	OpChangeAuth Op = "ChangeAuth"
@@ -174,19 +176,7 @@ func (s *Sealer) Seal(parent, secret, auth []byte, o sealstore.SealOptions) (sea
 	if len(secret) == 0 || len(secret) > maxSecret {
 		return sealstore.Blob{}, fmt.Errorf("memseal: a secret of %d bytes", len(secret))
 	}
-	public := append([]byte(magic), 0)
-	if o.DictionaryAttack {
-		public[len(magic)] |= flagLockout
-	}
-	if o.Movable {
-		public[len(magic)] |= flagMovable
-	}
-	public = append(public, random(nameSize)...)
-	if o.Binding != nil {
-		public[len(magic)] |= flagBound
-		h := sha256.Sum256(o.Binding.Approver)
-		public = append(public, h[:]...)
-	}
+	public := s.public(o)
 	b, err := s.wrap(public, auth, secret)
 	b.Binding = o.Binding
 	if len(o.About) > 0 {
@@ -200,6 +190,24 @@ func (s *Sealer) Seal(parent, secret, auth []byte, o sealstore.SealOptions) (sea
 // Movable tells whether a seal was made as one.
 func Movable(b sealstore.Blob) bool {
 	return len(b.Public) > len(magic) && b.Public[len(magic)]&flagMovable != 0
+}
+
+// public makes a public part.
+func (s *Sealer) public(o sealstore.SealOptions) []byte {
+	public := append([]byte(magic), 0)
+	if o.DictionaryAttack {
+		public[len(magic)] |= flagLockout
+	}
+	if o.Movable {
+		public[len(magic)] |= flagMovable
+	}
+	public = append(public, random(nameSize)...)
+	if o.Binding != nil {
+		public[len(magic)] |= flagBound
+		h := sha256.Sum256(o.Binding.Approver)
+		public = append(public, h[:]...)
+	}
+	return public
 }
 
 // wrap encrypts under the public part, as a TPM wraps under the object's Name.

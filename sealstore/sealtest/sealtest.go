@@ -60,6 +60,7 @@ func (s Suite) Run(t *testing.T) {
 		{"RestoreReplaces", restoreReplaces},
 		{"NotRecoverable", notRecoverable},
 		{"Files", files},
+		{"DeviceKeys", deviceKeys},
 		{"NoPIN", noPIN},
 		{"NoPINBound", noPINBound},
 		{"Binding", binding},

@@ -66,6 +66,24 @@ refuse "it is gone" user --read-object --type data --label d -o "$WORK/d3"
 check "random" tool --token-label t --generate-random 64 -o "$WORK/r"
 check "random has its length" test "$(stat -c %s "$WORK/r")" = 64
 
+# An ECDSA key that the TPM itself signs with, for clients that know no Ed25519.
+ecdsa() {
+    user --sign --mechanism ECDSA-SHA256 --signature-format openssl --id 50 -i "$WORK/m" -o "$WORK/ecsig"
+    tool --token-label t --read-object --type pubkey --id 50 -o "$WORK/ec.der"
+    openssl pkey -pubin -inform DER -in "$WORK/ec.der" -out "$WORK/ec.pem" 2>/dev/null || cp "$WORK/ec.der" "$WORK/ec.pem"
+    openssl dgst -sha256 -verify "$WORK/ec.pem" -signature "$WORK/ecsig" "$WORK/m"
+}
+check "P-256 key pair in the TPM" user --keypairgen --key-type EC:prime256v1 --label p256 --id 50
+check "ECDSA signature, verified by OpenSSL" ecdsa
+check "P-384 key pair in the TPM" user --keypairgen --key-type EC:secp384r1 --label p384 --id 51
+check "AES key" user --keygen --key-type AES:32 --label aes --id 52
+aes() {
+    user --encrypt --mechanism AES-CBC-PAD --iv 000102030405060708090a0b0c0d0e0f --id 52 -i "$WORK/m" -o "$WORK/aes"
+    user --decrypt --mechanism AES-CBC-PAD --iv 000102030405060708090a0b0c0d0e0f --id 52 -i "$WORK/aes" -o "$WORK/m2"
+    cmp "$WORK/m" "$WORK/m2"
+}
+check "encryption and decryption" aes
+
 check "--test" user --test
 output_has "--test finds no errors" '^No errors'
 check "--test-fork" user --test-fork

@@ -1,0 +1,96 @@
+package p11
+
+import (
+	"bytes"
+	"crypto/hkdf"
+	"crypto/sha256"
+	"crypto/sha3"
+	"crypto/sha512"
+	"hash"
+
+	"github.com/InterCooperative-Network/icn-p11/internal/secmem"
+)
+
+// hkdfMechanisms is HKDF (RFC 5869; section 6.62).
+var hkdfMechanisms = []mechanism{
+	{typ: CKM_HKDF_DERIVE, info: MechanismInfo{1, maxSecretKey, CKF_DERIVE}, keyType: CKK_HKDF, keyTypes: []uint{CKK_GENERIC_SECRET}, derive: parseHKDF},
+	{typ: CKM_HKDF_DATA, info: MechanismInfo{1, maxSecretKey, CKF_DERIVE}, keyType: CKK_HKDF, keyTypes: []uint{CKK_GENERIC_SECRET}, derive: parseHKDF},
+}
+
+// HKDFParams is a CK_HKDF_PARAMS (section 6.62.2).
+type HKDFParams struct {
+	Extract, Expand bool
+	PRF             MechanismType // hash of the HMAC
+	SaltType        uint
+	Salt            []byte
+	SaltKey         ObjectHandle
+	Info            []byte
+}
+
+// Kinds of salt.
+const (
+	CKF_HKDF_SALT_NULL uint = 1
+	CKF_HKDF_SALT_DATA uint = 2
+)
+
+var hkdfHashes = map[MechanismType]func() hash.Hash{
+	CKM_SHA224: sha256.New224, CKM_SHA256: sha256.New, CKM_SHA384: sha512.New384, CKM_SHA512: sha512.New,
+	CKM_SHA512_224: sha512.New512_224, CKM_SHA512_256: sha512.New512_256,
+	CKM_SHA3_224: func() hash.Hash { return sha3.New224() }, CKM_SHA3_256: func() hash.Hash { return sha3.New256() },
+	CKM_SHA3_384: func() hash.Hash { return sha3.New384() }, CKM_SHA3_512: func() hash.Hash { return sha3.New512() },
+}
+
+type hkdfRun struct {
+	extract, expand bool
+	newHash         func() hash.Hash
+	salt, info      []byte
+}
+
+// parseHKDF refuses a salt that is a key (CKF_HKDF_SALT_KEY): a salt need not
+// be secret (RFC 5869, section 3.1), and can be given as data.
+func parseHKDF(param any) (deriver, error) {
+	p, ok := param.(*HKDFParams)
+	if !ok {
+		return nil, CKR_MECHANISM_PARAM_INVALID
+	}
+	h := hkdfHashes[p.PRF]
+	salted := p.SaltType == CKF_HKDF_SALT_DATA
+	if h == nil || !p.Extract && !p.Expand || p.SaltType != CKF_HKDF_SALT_NULL && !salted ||
+		!salted && len(p.Salt) > 0 || len(p.Salt) > maxValue || len(p.Info) > maxValue {
+		return nil, CKR_MECHANISM_PARAM_INVALID
+	}
+	return &hkdfRun{p.Extract, p.Expand, h, bytes.Clone(p.Salt), bytes.Clone(p.Info)}, nil
+}
+
+func (r *hkdfRun) class() uint { return CKO_SECRET_KEY }
+
+func (r *hkdfRun) usual() int { return r.newHash().Size() }
+
+func (r *hkdfRun) most() int {
+	if r.expand {
+		return maxSecretKey
+	}
+	return r.usual()
+}
+
+func (r *hkdfRun) derive(dst, key []byte) (err error) {
+	secmem.Do(func() {
+		prk := key
+		if r.extract {
+			if prk, err = hkdf.Extract(r.newHash, key, r.salt); err != nil {
+				return
+			}
+			defer secmem.Wipe(prk)
+		}
+		if !r.expand {
+			copy(dst, prk)
+			return
+		}
+		var okm []byte
+		if okm, err = hkdf.Expand(r.newHash, prk, string(r.info), len(dst)); err == nil {
+			copy(dst, okm)
+			secmem.Wipe(okm)
+		}
+	})
+	return err
+}
