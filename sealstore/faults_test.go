@@ -490,6 +490,9 @@ func migrating(t *testing.T, what string, st *sealstore.Store, tok *sealstore.To
 		}
 	}
 	m, err := tok.Move()
+	if op == "replace" && err == nil && m == nil {
+		return // it was that of the token that has gone
+	}
 	switch {
 	case err != nil, m == nil && op != "cancel move", m != nil && op == "cancel move" && done, op == "start move" && done && m.Offer[0] != 2:
 		t.Errorf("%s: the pending move: %v, %v", what, m, err)
