@@ -413,16 +413,11 @@ func (t *Token) rebindUser(f *tokenFile, userPIN []byte, b *Binding) error {
 // token is bound to, which opens the seals. Each file is replaced by itself: at
 // any instant each key opens as the old or the new. The token's lock is held.
 func (t *Token) reseal(f *tokenFile, root *keyring, b *Binding, progress Progress) error {
-	public, err := t.unsealRing(f, f.Public, nil, false)
-	if err != nil {
-		return err
-	}
-	defer public.destroy()
 	objects := filepath.Join(t.path, objectsName)
 	removeTemps(objects)
 	bound := *f
 	bound.Binding = b
-	return t.walk(root, public, progress, func(o *objectFile, k *keyring, body []byte) error {
+	return t.walk(f, root, progress, func(o *objectFile, k *keyring, body []byte) error {
 		if !o.sealed() {
 			return nil
 		}

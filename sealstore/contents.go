@@ -166,17 +166,12 @@ func (t *Token) Export(userPIN, soPIN []byte, progress Progress) (c *Contents, e
 			return err
 		}
 		defer root.destroy()
-		public, err := t.unsealRing(f, f.Public, nil, false)
-		if err != nil {
-			return err
-		}
-		defer public.destroy()
 		i := f.info()
 		c = &Contents{Serial: i.Serial, Label: i.Label, Slot: i.Slot, Created: i.Created, UserPIN: i.UserPIN, NoPIN: i.NoPIN}
 		if f.Binding != nil {
 			c.Binding = &BindingSpec{Bank: f.Binding.Bank, PCRs: slices.Clone(f.Binding.PCRs)}
 		}
-		return t.walk(root, public, progress, func(o *objectFile, k *keyring, body []byte) error {
+		return t.walk(f, root, progress, func(o *objectFile, k *keyring, body []byte) error {
 			x := Content{ID: o.ID, Private: o.private(), Body: slices.Clone(body), About: o.about()}
 			c.Objects = append(c.Objects, x)
 			if !o.sealed() {
@@ -403,12 +398,7 @@ func (t *Token) Files(userPIN, soPIN []byte) (x *Files, err error) {
 			return err
 		}
 		defer root.destroy()
-		public, err := t.unsealRing(f, f.Public, nil, false)
-		if err != nil {
-			return err
-		}
-		defer public.destroy()
-		return t.walk(root, public, nil, func(o *objectFile, _ *keyring, _ []byte) error {
+		return t.walk(f, root, nil, func(o *objectFile, _ *keyring, _ []byte) error {
 			x.Objects = append(x.Objects, File{o.ID, o.encode()})
 			return nil
 		})

@@ -233,9 +233,15 @@ func (t *Token) forgetPrivate() {
 	}
 }
 
-// walk reads the file of every object with the keyring that it is under. What
-// fails of one does not keep it from the others; all errors are returned.
-func (t *Token) walk(root, public *keyring, progress Progress, visit func(o *objectFile, k *keyring, body []byte) error) error {
+// walk reads the file of every object with the keyring that it is under: root,
+// or that of public objects, which it opens as f says. What fails of one does
+// not keep it from the others; all errors are returned.
+func (t *Token) walk(f *tokenFile, root *keyring, progress Progress, visit func(o *objectFile, k *keyring, body []byte) error) error {
+	public, err := t.unsealRing(f, f.Public, nil, false)
+	if err != nil {
+		return err
+	}
+	defer public.destroy()
 	path := filepath.Join(t.path, objectsName)
 	dir, err := openDir(unix.AT_FDCWD, path, path)
 	if err != nil {

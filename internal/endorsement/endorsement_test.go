@@ -7,9 +7,7 @@ import (
 	"crypto/rand"
 	"crypto/x509"
 	"encoding/asn1"
-	"encoding/pem"
 	"math/big"
-	"os"
 	"testing"
 	"time"
 
@@ -19,26 +17,6 @@ import (
 	"github.com/InterCooperative-Network/icn-p11/internal/swtpmtest"
 	"github.com/InterCooperative-Network/icn-p11/tpm"
 )
-
-func authorities(t *testing.T, m *swtpmtest.Maker) []*x509.Certificate {
-	t.Helper()
-	data, err := os.ReadFile(m.CA())
-	if err != nil {
-		t.Fatal(err)
-	}
-	var all []*x509.Certificate
-	for b, rest := pem.Decode(data); b != nil; b, rest = pem.Decode(rest) {
-		c, err := x509.ParseCertificate(b.Bytes)
-		if err != nil {
-			t.Fatal(err)
-		}
-		all = append(all, c)
-	}
-	if len(all) != 2 {
-		t.Fatalf("%d certificates", len(all))
-	}
-	return all
-}
 
 func of(t *testing.T, s *swtpmtest.TPM) tpm.Endorsement {
 	t.Helper()
@@ -57,7 +35,7 @@ func of(t *testing.T, s *swtpmtest.TPM) tpm.Endorsement {
 func TestCertified(t *testing.T) {
 	m, other := swtpmtest.NewMaker(t), swtpmtest.NewMaker(t)
 	a, b, c := m.Start(), m.Start(), other.Start()
-	ours, theirs := authorities(t, m), authorities(t, other)
+	ours, theirs := m.Certificates(), other.Certificates()
 	e := of(t, a)
 	for what, trusted := range map[string][]*x509.Certificate{
 		"issuer and root": ours, "the issuer alone": ours[:1], "both makers": append(theirs[:2:2], ours...),
