@@ -89,7 +89,7 @@ func TestObservabilityNames(t *testing.T) {
 			t.Errorf("nothing logs %q", m[1])
 		}
 	}
-	if len(messages) != 8 {
+	if len(messages) != 11 {
 		t.Errorf("%d messages", len(messages))
 	}
 }
