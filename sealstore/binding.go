@@ -417,7 +417,7 @@ func (t *Token) reseal(f *tokenFile, root *keyring, b *Binding, progress Progres
 	removeTemps(objects)
 	bound := *f
 	bound.Binding = b
-	return t.walk(f, root, progress, func(o *objectFile, k *keyring, body []byte) error {
+	return t.walk(f, root, progress, func(o *objectFile, k *keyring) error {
 		if !o.sealed() {
 			return nil
 		}
@@ -426,16 +426,19 @@ func (t *Token) reseal(f *tokenFile, root *keyring, b *Binding, progress Progres
 			return fmt.Errorf("secret memory: %w", err)
 		}
 		defer secret.Destroy()
-		n, err := t.unsealObject(f, o, k, secret.Bytes())
-		if err == nil {
-			err = t.store.sealObject(&bound, o, k, secret.Bytes()[:n], o.about())
-		}
-		if err == nil {
-			err = t.store.verifySeal(f.Parent, o.Seal, k.auth(), secret.Bytes()[:n])
-		}
-		if err == nil {
-			err = k.seal(o, body)
-		}
+		err = k.with(o, func(body []byte) error {
+			n, err := t.unsealObject(f, o, k, secret.Bytes())
+			if err == nil {
+				err = t.store.sealObject(&bound, o, k, secret.Bytes()[:n], o.about())
+			}
+			if err == nil {
+				err = t.store.verifySeal(f.Parent, o.Seal, k.auth(), secret.Bytes()[:n])
+			}
+			if err == nil {
+				err = k.seal(o, body)
+			}
+			return err
+		})
 		if err != nil {
 			return err
 		}

@@ -171,8 +171,15 @@ func (t *Token) Export(userPIN, soPIN []byte, progress Progress) (c *Contents, e
 		if f.Binding != nil {
 			c.Binding = &BindingSpec{Bank: f.Binding.Bank, PCRs: slices.Clone(f.Binding.PCRs)}
 		}
-		return t.walk(f, root, progress, func(o *objectFile, k *keyring, body []byte) error {
-			x := Content{ID: o.ID, Private: o.private(), Body: slices.Clone(body), About: o.about()}
+		return t.walk(f, root, progress, func(o *objectFile, k *keyring) error {
+			x := Content{ID: o.ID, Private: o.private(), About: o.about()}
+			err := k.with(o, func(body []byte) error {
+				x.Body = slices.Clone(body)
+				return nil
+			})
+			if err != nil {
+				return err
+			}
 			c.Objects = append(c.Objects, x)
 			if !o.sealed() {
 				return nil
@@ -398,9 +405,11 @@ func (t *Token) Files(userPIN, soPIN []byte) (x *Files, err error) {
 			return err
 		}
 		defer root.destroy()
-		return t.walk(f, root, nil, func(o *objectFile, _ *keyring, _ []byte) error {
-			x.Objects = append(x.Objects, File{o.ID, o.encode()})
-			return nil
+		return t.walk(f, root, nil, func(o *objectFile, k *keyring) error {
+			return k.with(o, func([]byte) error {
+				x.Objects = append(x.Objects, File{o.ID, o.encode()})
+				return nil
+			})
 		})
 	})
 	if err != nil {
@@ -469,12 +478,9 @@ func (s *Store) restoreFiles(x *Files, p RestoreParams) (TokenInfo, error) {
 	}
 	// Not the one that the store may have: it is not there yet.
 	t := &Token{store: s, serial: x.Serial, raw: f.Serial, path: s.tokenDir(x.Serial)}
+	original := *f // with the slot number and label that its MAC covers
 	return s.put(f, p, func() (string, error) {
-		original, _, err := x.decode() // with the slot number and label that its MAC covers
-		if err != nil {
-			return "", err
-		}
-		root, err := t.openBoth(original, p.UserPIN, p.SOPIN)
+		root, err := t.openBoth(&original, p.UserPIN, p.SOPIN)
 		if err != nil {
 			return "", err
 		}
@@ -491,12 +497,8 @@ func (s *Store) restoreFiles(x *Files, p RestoreParams) (TokenInfo, error) {
 				if o.private() {
 					k = root
 				}
-				body, err := k.open(o)
-				if err != nil {
+				if err := k.with(o, func([]byte) error { return nil }); err != nil {
 					return fmt.Errorf("object %x: %w", o.ID, err)
-				}
-				if o.private() {
-					secmem.Wipe(body)
 				}
 				if o.sealed() {
 					if err := s.sealer.TryLoad(f.Parent, o.Seal); err != nil {

@@ -771,7 +771,9 @@ func (t *TPM) create(parent *rootKey, s *warmSession, template tpm2.TPMTPublic, 
 	}
 	r := reader{out}
 	b.Private, b.Public = bytes.Clone(r.sized()), bytes.Clone(r.sized())
-	data, _, ticket := bytes.Clone(r.sized()), r.sized(), bytes.Clone(r.buf) // between them: creationHash
+	data := bytes.Clone(r.sized())
+	r.sized() // creationHash
+	ticket := bytes.Clone(r.buf)
 	if r.buf == nil || len(b.Private) == 0 || len(b.Public) == 0 || len(data) == 0 || len(ticket) == 0 {
 		return b, errFrame
 	}
