@@ -161,7 +161,7 @@ func go_C_EncryptInit(s C.CK_SESSION_HANDLE, m C.CK_MECHANISM_PTR, key C.CK_OBJE
 	}
 	mech, ok := mechanism(m)
 	if !ok {
-		return argumentsBad
+		return refuse(s, 0)
 	}
 	return code(module.EncryptInit(p11.SessionHandle(s), mech, p11.ObjectHandle(key)))
 }
@@ -169,13 +169,13 @@ func go_C_EncryptInit(s C.CK_SESSION_HANDLE, m C.CK_MECHANISM_PTR, key C.CK_OBJE
 //export go_C_Encrypt
 func go_C_Encrypt(s C.CK_SESSION_HANDLE, p C.CK_BYTE_PTR, np C.CK_ULONG, o C.CK_BYTE_PTR, no C.CK_ULONG_PTR) (rv C.CK_RV) {
 	defer guard("C_Encrypt", &rv)
-	return crypt(s, p, np, o, no, module.Encrypt)
+	return crypt(s, p, np, o, no, p11.CKF_ENCRYPT, module.Encrypt)
 }
 
 //export go_C_EncryptUpdate
 func go_C_EncryptUpdate(s C.CK_SESSION_HANDLE, p C.CK_BYTE_PTR, np C.CK_ULONG, o C.CK_BYTE_PTR, no C.CK_ULONG_PTR) (rv C.CK_RV) {
 	defer guard("C_EncryptUpdate", &rv)
-	return crypt(s, p, np, o, no, module.EncryptUpdate)
+	return crypt(s, p, np, o, no, p11.CKF_ENCRYPT, module.EncryptUpdate)
 }
 
 //export go_C_EncryptFinal
@@ -183,7 +183,7 @@ func go_C_EncryptFinal(s C.CK_SESSION_HANDLE, o C.CK_BYTE_PTR, no C.CK_ULONG_PTR
 	defer guard("C_EncryptFinal", &rv)
 	out, ok := output(o, no)
 	if !ok {
-		return argumentsBad
+		return refuse(s, p11.CKF_ENCRYPT)
 	}
 	return produced(&out, no, module.EncryptFinal(p11.SessionHandle(s), &out))
 }
@@ -196,7 +196,7 @@ func go_C_DecryptInit(s C.CK_SESSION_HANDLE, m C.CK_MECHANISM_PTR, key C.CK_OBJE
 	}
 	mech, ok := mechanism(m)
 	if !ok {
-		return argumentsBad
+		return refuse(s, 0)
 	}
 	return code(module.DecryptInit(p11.SessionHandle(s), mech, p11.ObjectHandle(key)))
 }
@@ -204,13 +204,13 @@ func go_C_DecryptInit(s C.CK_SESSION_HANDLE, m C.CK_MECHANISM_PTR, key C.CK_OBJE
 //export go_C_Decrypt
 func go_C_Decrypt(s C.CK_SESSION_HANDLE, p C.CK_BYTE_PTR, np C.CK_ULONG, o C.CK_BYTE_PTR, no C.CK_ULONG_PTR) (rv C.CK_RV) {
 	defer guard("C_Decrypt", &rv)
-	return crypt(s, p, np, o, no, module.Decrypt)
+	return crypt(s, p, np, o, no, p11.CKF_DECRYPT, module.Decrypt)
 }
 
 //export go_C_DecryptUpdate
 func go_C_DecryptUpdate(s C.CK_SESSION_HANDLE, p C.CK_BYTE_PTR, np C.CK_ULONG, o C.CK_BYTE_PTR, no C.CK_ULONG_PTR) (rv C.CK_RV) {
 	defer guard("C_DecryptUpdate", &rv)
-	return crypt(s, p, np, o, no, module.DecryptUpdate)
+	return crypt(s, p, np, o, no, p11.CKF_DECRYPT, module.DecryptUpdate)
 }
 
 //export go_C_DecryptFinal
@@ -218,17 +218,42 @@ func go_C_DecryptFinal(s C.CK_SESSION_HANDLE, o C.CK_BYTE_PTR, no C.CK_ULONG_PTR
 	defer guard("C_DecryptFinal", &rv)
 	out, ok := output(o, no)
 	if !ok {
-		return argumentsBad
+		return refuse(s, p11.CKF_DECRYPT)
 	}
 	return produced(&out, no, module.DecryptFinal(p11.SessionHandle(s), &out))
 }
 
-// crypt is what the functions do that take data and give data.
-func crypt(s C.CK_SESSION_HANDLE, p C.CK_BYTE_PTR, np C.CK_ULONG, o C.CK_BYTE_PTR, no C.CK_ULONG_PTR, f func(p11.SessionHandle, []byte, *p11.Output) error) C.CK_RV {
+//export go_C_DigestEncryptUpdate
+func go_C_DigestEncryptUpdate(s C.CK_SESSION_HANDLE, p C.CK_BYTE_PTR, np C.CK_ULONG, o C.CK_BYTE_PTR, no C.CK_ULONG_PTR) (rv C.CK_RV) {
+	defer guard("C_DigestEncryptUpdate", &rv)
+	return crypt(s, p, np, o, no, p11.CKF_ENCRYPT|p11.CKF_DIGEST, module.DigestEncryptUpdate)
+}
+
+//export go_C_DecryptDigestUpdate
+func go_C_DecryptDigestUpdate(s C.CK_SESSION_HANDLE, p C.CK_BYTE_PTR, np C.CK_ULONG, o C.CK_BYTE_PTR, no C.CK_ULONG_PTR) (rv C.CK_RV) {
+	defer guard("C_DecryptDigestUpdate", &rv)
+	return crypt(s, p, np, o, no, p11.CKF_DECRYPT|p11.CKF_DIGEST, module.DecryptDigestUpdate)
+}
+
+//export go_C_SignEncryptUpdate
+func go_C_SignEncryptUpdate(s C.CK_SESSION_HANDLE, p C.CK_BYTE_PTR, np C.CK_ULONG, o C.CK_BYTE_PTR, no C.CK_ULONG_PTR) (rv C.CK_RV) {
+	defer guard("C_SignEncryptUpdate", &rv)
+	return crypt(s, p, np, o, no, p11.CKF_ENCRYPT|p11.CKF_SIGN, module.SignEncryptUpdate)
+}
+
+//export go_C_DecryptVerifyUpdate
+func go_C_DecryptVerifyUpdate(s C.CK_SESSION_HANDLE, p C.CK_BYTE_PTR, np C.CK_ULONG, o C.CK_BYTE_PTR, no C.CK_ULONG_PTR) (rv C.CK_RV) {
+	defer guard("C_DecryptVerifyUpdate", &rv)
+	return crypt(s, p, np, o, no, p11.CKF_DECRYPT|p11.CKF_VERIFY, module.DecryptVerifyUpdate)
+}
+
+// crypt is what the functions do that take data and give data. flags are those
+// of the operations that they continue.
+func crypt(s C.CK_SESSION_HANDLE, p C.CK_BYTE_PTR, np C.CK_ULONG, o C.CK_BYTE_PTR, no C.CK_ULONG_PTR, flags uint, f func(p11.SessionHandle, []byte, *p11.Output) error) C.CK_RV {
 	data, ok := in(p, np)
 	out, okOut := output(o, no)
 	if !ok || !okOut {
-		return argumentsBad
+		return refuse(s, flags)
 	}
 	return produced(&out, no, f(p11.SessionHandle(s), data, &out))
 }

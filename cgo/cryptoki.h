@@ -225,10 +225,10 @@ typedef struct CK_FUNCTION_LIST_3_2 CK_FUNCTION_LIST_3_2;
 	X(GO, C_VerifyFinal, (CK_S, CK_IN(sig)), (s, CK_GIVE(sig)), (CK_SOME(sig))) \
 	X(ABSENT, C_VerifyRecoverInit, (CK_S, CK_MECH, CK_KEY), (), ()) \
 	X(ABSENT, C_VerifyRecover, (CK_S, CK_IN(sig), CK_OUT(out)), (), ()) \
-	X(ABSENT, C_DigestEncryptUpdate, (CK_S, CK_IN(in), CK_OUT(out)), (), ()) \
-	X(ABSENT, C_DecryptDigestUpdate, (CK_S, CK_IN(in), CK_OUT(out)), (), ()) \
-	X(ABSENT, C_SignEncryptUpdate, (CK_S, CK_IN(in), CK_OUT(out)), (), ()) \
-	X(ABSENT, C_DecryptVerifyUpdate, (CK_S, CK_IN(in), CK_OUT(out)), (), ()) \
+	X(GO, C_DigestEncryptUpdate, (CK_S, CK_IN(in), CK_OUT(out)), (s, CK_GIVE(in), out, nout), (CK_SOME(in), out, nout)) \
+	X(GO, C_DecryptDigestUpdate, (CK_S, CK_IN(in), CK_OUT(out)), (s, CK_GIVE(in), out, nout), (CK_SOME(in), out, nout)) \
+	X(GO, C_SignEncryptUpdate, (CK_S, CK_IN(in), CK_OUT(out)), (s, CK_GIVE(in), out, nout), (CK_SOME(in), out, nout)) \
+	X(GO, C_DecryptVerifyUpdate, (CK_S, CK_IN(in), CK_OUT(out)), (s, CK_GIVE(in), out, nout), (CK_SOME(in), out, nout)) \
 	X(GO, C_GenerateKey, (CK_S, CK_MECH, CK_TEMPLATE(t), CK_OBJECT_HANDLE_PTR out), (s, mech, CK_GIVE(t), out), (mech, CK_SOME(t), out)) \
 	X(GO, C_GenerateKeyPair, (CK_S, CK_MECH, CK_TEMPLATE(pub), CK_TEMPLATE(priv), CK_OBJECT_HANDLE_PTR pubout, CK_OBJECT_HANDLE_PTR privout), (s, mech, CK_GIVE(pub), CK_GIVE(priv), pubout, privout), (mech, CK_SOME(pub), CK_SOME(priv), pubout, privout)) \
 	X(GO, C_WrapKey, (CK_S, CK_MECH, CK_OBJECT_HANDLE wrapping, CK_KEY, CK_OUT(out)), (s, mech, wrapping, key, out, nout), (mech, out, nout)) \

@@ -141,7 +141,7 @@ func go_C_GenerateKey(s C.CK_SESSION_HANDLE, m C.CK_MECHANISM_PTR, t C.CK_ATTRIB
 	mech, ok := mechanism(m)
 	attrs, okAttrs := template(t, n)
 	if !ok || !okAttrs || out == nil {
-		return argumentsBad
+		return refuse(s, 0)
 	}
 	return made(out)(module.GenerateKey(p11.SessionHandle(s), mech, attrs))
 }
@@ -162,7 +162,7 @@ func go_C_WrapKey(s C.CK_SESSION_HANDLE, m C.CK_MECHANISM_PTR, wrapping, key C.C
 	mech, ok := mechanism(m)
 	out, okOut := output(o, no)
 	if !ok || !okOut {
-		return argumentsBad
+		return refuse(s, 0)
 	}
 	return produced(&out, no, module.WrapKey(p11.SessionHandle(s), mech, p11.ObjectHandle(wrapping), p11.ObjectHandle(key), &out))
 }
@@ -174,7 +174,7 @@ func go_C_UnwrapKey(s C.CK_SESSION_HANDLE, m C.CK_MECHANISM_PTR, key C.CK_OBJECT
 	wrapped, okIn := in(p, np)
 	attrs, okAttrs := template(t, n)
 	if !ok || !okIn || !okAttrs || out == nil {
-		return argumentsBad
+		return refuse(s, 0)
 	}
 	return made(out)(module.UnwrapKey(p11.SessionHandle(s), mech, p11.ObjectHandle(key), wrapped, attrs))
 }
@@ -185,7 +185,7 @@ func go_C_DeriveKey(s C.CK_SESSION_HANDLE, m C.CK_MECHANISM_PTR, key C.CK_OBJECT
 	mech, ok := mechanism(m)
 	attrs, okAttrs := template(t, n)
 	if !ok || !okAttrs || out == nil {
-		return argumentsBad
+		return refuse(s, 0)
 	}
 	return made(out)(module.DeriveKey(p11.SessionHandle(s), mech, p11.ObjectHandle(key), attrs))
 }

@@ -126,8 +126,9 @@ var publicKey = []spec{
 	{CKA_TRUSTED, kindBool, anyTime | soOnly, no},
 }
 
-// privateKey is CKO_PRIVATE_KEY of a curve (sections 4.9, 6.3.6 and 6.3.8). EC_POINT is no attribute of a private key in the standard; serving
-// it lets clients do without the public object.
+// privateKey is CKO_PRIVATE_KEY of a curve (sections 4.9, 6.3.6 and 6.3.8).
+// EC_POINT is no attribute of a private key in the standard; serving it lets
+// clients do without the public object.
 var privateKey = []spec{
 	{CKA_EC_PARAMS, kindBytes, onCreate | onGen | required, nil},
 	{CKA_EC_POINT, kindBytes, onCreate, nil},

@@ -56,13 +56,11 @@ func (m *Module) DecryptInit(h SessionHandle, mech Mechanism, key ObjectHandle) 
 }
 
 func (m *Module) startCipher(h SessionHandle, mech Mechanism, key ObjectHandle, function uint, usage AttributeType) error {
-	l, sess, err := m.withSession(h)
+	l, sess, err := m.lockSession(h)
 	if err != nil {
 		return err
 	}
-	defer l.leave()
-	sess.mu.Lock()
-	defer sess.mu.Unlock()
+	defer l.unlockSession(sess)
 	at := sess.cipherAt(function)
 	if *at != nil {
 		return CKR_OPERATION_ACTIVE
@@ -140,15 +138,12 @@ func (m *Module) cryptLast(h SessionHandle, out *Output, function uint) error {
 // measured, or does not fit, the operation stays as it was; any other error
 // ends it (section 5.2).
 func (m *Module) step(h SessionHandle, function uint, out *Output, input func(*cipherOp) (data []byte, last bool, err error)) error {
-	l, sess, err := m.withSession(h)
+	l, sess, err := m.lockSession(h)
 	if err != nil {
 		return err
 	}
-	defer l.leave()
-	sess.mu.Lock()
-	defer sess.mu.Unlock()
-	at := sess.cipherAt(function)
-	op := *at
+	defer l.unlockSession(sess)
+	op := *sess.cipherAt(function)
 	if op == nil {
 		return CKR_OPERATION_NOT_INITIALIZED
 	}
@@ -158,10 +153,82 @@ func (m *Module) step(h SessionHandle, function uint, out *Output, input func(*c
 	}
 	done, err := l.stepOp(sess, op, data, last, out)
 	if done || err != nil && err != CKR_BUFFER_TOO_SMALL {
-		*at = nil
-		op.end(sess.slot)
+		sess.cancel(function)
 	}
 	return err
+}
+
+// DigestEncryptUpdate is C_DigestEncryptUpdate (section 5.17.1).
+func (m *Module) DigestEncryptUpdate(h SessionHandle, part []byte, out *Output) error {
+	return m.dual(h, part, out, CKF_ENCRYPT, CKF_DIGEST)
+}
+
+// DecryptDigestUpdate is C_DecryptDigestUpdate (section 5.17.2). What only
+// C_DecryptFinal gives out is the application's to digest.
+func (m *Module) DecryptDigestUpdate(h SessionHandle, part []byte, out *Output) error {
+	return m.dual(h, part, out, CKF_DECRYPT, CKF_DIGEST)
+}
+
+// SignEncryptUpdate is C_SignEncryptUpdate (section 5.17.3).
+func (m *Module) SignEncryptUpdate(h SessionHandle, part []byte, out *Output) error {
+	return m.dual(h, part, out, CKF_ENCRYPT, CKF_SIGN)
+}
+
+// DecryptVerifyUpdate is C_DecryptVerifyUpdate (section 5.17.4), with the same
+// remainder as DecryptDigestUpdate.
+func (m *Module) DecryptVerifyUpdate(h SessionHandle, part []byte, out *Output) error {
+	return m.dual(h, part, out, CKF_DECRYPT, CKF_VERIFY)
+}
+
+// dual continues an encryption or decryption, and gives the plaintext to a
+// digest, signature or verification as well. Both go on, both stay as they
+// were, or both end.
+func (m *Module) dual(h SessionHandle, part []byte, out *Output, function, beside uint) error {
+	l, sess, err := m.lockSession(h)
+	if err != nil {
+		return err
+	}
+	defer l.unlockSession(sess)
+	op := *sess.cipherAt(function)
+	if op == nil || !sess.active(beside) {
+		return CKR_OPERATION_NOT_INITIALIZED
+	}
+	op.parts = true
+	plain := part
+	if !op.decrypt {
+		plain = slices.Clone(part) // the output may go where the input is
+	}
+	if _, err = l.stepOp(sess, op, part, false, out); err == CKR_BUFFER_TOO_SMALL || err == nil && out.Query {
+		return err
+	}
+	if op.decrypt && err == nil {
+		plain = out.Buf[:out.Len]
+	}
+	if err == nil {
+		err = sess.give(beside, plain)
+	}
+	if err != nil {
+		sess.cancel(function | beside)
+	}
+	return err
+}
+
+// active tells whether a session has an operation for another one to give its
+// parts to.
+func (s *session) active(function uint) bool {
+	if function == CKF_DIGEST {
+		return s.digest != nil
+	}
+	return *s.message(function) != nil
+}
+
+// give adds a part to what an operation digests, signs or verifies.
+func (s *session) give(function uint, part []byte) error {
+	if function == CKF_DIGEST {
+		s.digest.update(part)
+		return nil
+	}
+	return (*s.message(function)).append(part)
 }
 
 // stepOp does it, and tells whether the operation is over.

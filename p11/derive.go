@@ -13,7 +13,7 @@ type deriver interface {
 	derive(dst, key []byte) error
 }
 
-// DeriveKey is C_DeriveKey (section 5.18.6). It makes secret keys, and with
+// DeriveKey is C_DeriveKey (section 5.18.5). It makes secret keys, and with
 // CKM_HKDF_DATA a data object.
 func (m *Module) DeriveKey(h SessionHandle, mech Mechanism, base ObjectHandle, tmpl []Attribute) (ObjectHandle, error) {
 	l, sess, err := m.withSession(h)

@@ -53,7 +53,7 @@ func TestDigestVectors(t *testing.T) {
 		check("in parts", out.Buf)
 	}
 	for typ, row := range mechanisms {
-		if row.digest != nil && !tested[typ] {
+		if row.info.Flags&CKF_DIGEST != 0 && !tested[typ] {
 			t.Errorf("mechanism %#x has no vectors", uint(typ))
 		}
 	}

@@ -77,8 +77,8 @@ func weierstrass(e elliptic.Curve, oid, name []byte) *curve {
 
 // parseCurve finds the curve that CKA_EC_PARAMS names:
 // CKR_CURVE_NOT_SUPPORTED for one that keys of the type do not have,
-// CKR_DOMAIN_PARAMS_INVALID for what
-// names none, a curve's parameters among it (section 6.3).
+// CKR_DOMAIN_PARAMS_INVALID for what names none, a curve's parameters among it
+// (section 6.3).
 func parseCurve(keyType uint, v []byte) (*curve, error) {
 	for _, c := range curves {
 		if c.keyType != keyType {

@@ -38,13 +38,11 @@ type digestOp struct {
 
 // DigestInit is C_DigestInit (section 5.12.1).
 func (m *Module) DigestInit(h SessionHandle, mech Mechanism) error {
-	l, sess, err := m.withSession(h)
+	l, sess, err := m.lockSession(h)
 	if err != nil {
 		return err
 	}
-	defer l.leave()
-	sess.mu.Lock()
-	defer sess.mu.Unlock()
+	defer l.unlockSession(sess)
 	if sess.digest != nil {
 		return CKR_OPERATION_ACTIVE
 	}
@@ -75,13 +73,11 @@ func (m *Module) DigestFinal(h SessionHandle, out *Output) error {
 }
 
 func (m *Module) finishDigest(h SessionHandle, out *Output, check func(*digestOp) error, data []byte) error {
-	l, sess, err := m.withSession(h)
+	l, sess, err := m.lockSession(h)
 	if err != nil {
 		return err
 	}
-	defer l.leave()
-	sess.mu.Lock()
-	defer sess.mu.Unlock()
+	defer l.unlockSession(sess)
 	op := sess.digest
 	if op == nil {
 		return CKR_OPERATION_NOT_INITIALIZED
@@ -100,31 +96,31 @@ func (m *Module) finishDigest(h SessionHandle, out *Output, check func(*digestOp
 
 // DigestUpdate is C_DigestUpdate (section 5.12.3).
 func (m *Module) DigestUpdate(h SessionHandle, part []byte) error {
-	l, sess, err := m.withSession(h)
+	l, sess, err := m.lockSession(h)
 	if err != nil {
 		return err
 	}
-	defer l.leave()
-	sess.mu.Lock()
-	defer sess.mu.Unlock()
+	defer l.unlockSession(sess)
 	if sess.digest == nil {
 		return CKR_OPERATION_NOT_INITIALIZED
 	}
-	sess.digest.parts = true
-	sess.digest.hash.Write(part)
+	sess.digest.update(part)
 	return nil
+}
+
+func (op *digestOp) update(part []byte) {
+	op.parts = true
+	op.hash.Write(part)
 }
 
 // DigestKey is C_DigestKey (section 5.12.4). Only secret keys that may be read
 // can be digested: the hash of a short key would give it away.
 func (m *Module) DigestKey(h SessionHandle, key ObjectHandle) error {
-	l, sess, err := m.withSession(h)
+	l, sess, err := m.lockSession(h)
 	if err != nil {
 		return err
 	}
-	defer l.leave()
-	sess.mu.Lock()
-	defer sess.mu.Unlock()
+	defer l.unlockSession(sess)
 	if sess.digest == nil {
 		return CKR_OPERATION_NOT_INITIALIZED
 	}
@@ -135,9 +131,8 @@ func (m *Module) DigestKey(h SessionHandle, key ObjectHandle) error {
 	if o.attrs.ulong(CKA_CLASS) != CKO_SECRET_KEY || !o.readable() {
 		return CKR_KEY_INDIGESTIBLE
 	}
-	sess.digest.parts = true
 	return l.withKey(sess.slot, o, func(key []byte) error {
-		sess.digest.hash.Write(key)
+		sess.digest.update(key)
 		return nil
 	})
 }

@@ -54,7 +54,7 @@ type messageOp struct {
 	size          int  // of the signature
 	parts         bool // the message comes in parts
 	message       []byte
-	signature     []byte // of C_VerifySignatureInit
+	signature     []byte // to verify
 	authenticated bool   // CKU_CONTEXT_SPECIFIC login for this operation
 }
 
@@ -88,7 +88,7 @@ func (l *library) opKey(sess *session, oh ObjectHandle, class uint, row *mechani
 
 // SignInit is C_SignInit (section 5.13.1). Nothing is unsealed yet.
 func (m *Module) SignInit(h SessionHandle, mech Mechanism, key ObjectHandle) error {
-	return m.startMessage(h, mech, key, CKF_SIGN, CKO_PRIVATE_KEY, CKA_SIGN)
+	return m.startMessage(h, mech, key, CKF_SIGN, func(s *session, op *messageOp) { s.sign = op })
 }
 
 // message finds where a session keeps its operation of a function.
@@ -102,31 +102,35 @@ func (s *session) message(function uint) **messageOp {
 	return &s.verify
 }
 
-func (m *Module) startMessage(h SessionHandle, mech Mechanism, key ObjectHandle, function, class uint, usage AttributeType) error {
-	l, sess, err := m.withSession(h)
+// startMessage is what the Init functions of signatures and verifications have
+// in common. keep puts the operation where the session has it.
+func (m *Module) startMessage(h SessionHandle, mech Mechanism, key ObjectHandle, function uint, keep func(*session, *messageOp)) error {
+	l, sess, err := m.lockSession(h)
 	if err != nil {
 		return err
 	}
-	defer l.leave()
-	sess.mu.Lock()
-	defer sess.mu.Unlock()
+	defer l.unlockSession(sess)
 	if sess.busy(function) {
 		return CKR_OPERATION_ACTIVE
 	}
-	op, err := l.newMessage(sess, mech, key, function, class, usage)
+	op, err := l.newMessage(sess, mech, key, function)
 	if err != nil {
 		return err
 	}
-	*sess.message(function) = op
+	keep(sess, op)
 	return nil
 }
 
 // newMessage checks what an Init function was given, in this order: mechanism,
 // parameter, key.
-func (l *library) newMessage(sess *session, mech Mechanism, key ObjectHandle, function, class uint, usage AttributeType) (*messageOp, error) {
+func (l *library) newMessage(sess *session, mech Mechanism, key ObjectHandle, function uint) (*messageOp, error) {
 	row, err := mechanismFor(mech.Type, function)
 	if err != nil {
 		return nil, err
+	}
+	class, usage := uint(CKO_PUBLIC_KEY), CKA_VERIFY
+	if signs(function) {
+		class, usage = CKO_PRIVATE_KEY, CKA_SIGN
 	}
 	n := &messageOp{row: row, size: eddsa.SignatureSize}
 	switch {
@@ -153,13 +157,11 @@ func (l *library) newMessage(sess *session, mech Mechanism, key ObjectHandle, fu
 // collect adds a part to the message of an operation, and ends the operation
 // where it grows too long.
 func (m *Module) collect(h SessionHandle, part []byte, function uint) error {
-	l, sess, err := m.withSession(h)
+	l, sess, err := m.lockSession(h)
 	if err != nil {
 		return err
 	}
-	defer l.leave()
-	sess.mu.Lock()
-	defer sess.mu.Unlock()
+	defer l.unlockSession(sess)
 	at := sess.message(function)
 	op := *at
 	if op == nil {
@@ -184,13 +186,11 @@ func (op *messageOp) append(part []byte) error {
 // Sign is C_Sign (section 5.13.2). It ends the operation, unless it only told
 // the length of the signature.
 func (m *Module) Sign(h SessionHandle, data []byte, out *Output) error {
-	l, sess, err := m.withSession(h)
+	l, sess, err := m.lockSession(h)
 	if err != nil {
 		return err
 	}
-	defer l.leave()
-	sess.mu.Lock()
-	defer sess.mu.Unlock()
+	defer l.unlockSession(sess)
 	op := sess.sign
 	switch {
 	case op == nil:
@@ -208,13 +208,11 @@ func (m *Module) SignUpdate(h SessionHandle, part []byte) error {
 
 // SignFinal is C_SignFinal (section 5.13.4).
 func (m *Module) SignFinal(h SessionHandle, out *Output) error {
-	l, sess, err := m.withSession(h)
+	l, sess, err := m.lockSession(h)
 	if err != nil {
 		return err
 	}
-	defer l.leave()
-	sess.mu.Lock()
-	defer sess.mu.Unlock()
+	defer l.unlockSession(sess)
 	op := sess.sign
 	if op == nil {
 		return CKR_OPERATION_NOT_INITIALIZED
@@ -259,16 +257,17 @@ func (l *library) sign(sess *session, op *messageOp, data, sig []byte) error {
 
 // VerifyInit is C_VerifyInit (section 5.15.1).
 func (m *Module) VerifyInit(h SessionHandle, mech Mechanism, key ObjectHandle) error {
-	return m.startMessage(h, mech, key, CKF_VERIFY, CKO_PUBLIC_KEY, CKA_VERIFY)
+	return m.startMessage(h, mech, key, CKF_VERIFY, func(s *session, op *messageOp) { s.verify = op })
 }
 
 // Verify is C_Verify (section 5.15.2).
 func (m *Module) Verify(h SessionHandle, data, sig []byte) error {
-	return m.finishVerify(h, sig, func(op *messageOp) ([]byte, error) {
+	return m.finishVerify(h, CKF_VERIFY, func(op *messageOp) error {
 		if op.parts {
-			return nil, CKR_OPERATION_ACTIVE
+			return CKR_OPERATION_ACTIVE
 		}
-		return data, nil
+		op.message, op.signature = data, sig
+		return nil
 	})
 }
 
@@ -279,27 +278,29 @@ func (m *Module) VerifyUpdate(h SessionHandle, part []byte) error {
 
 // VerifyFinal is C_VerifyFinal (section 5.15.4).
 func (m *Module) VerifyFinal(h SessionHandle, sig []byte) error {
-	return m.finishVerify(h, sig, func(op *messageOp) ([]byte, error) { return op.message, nil })
+	return m.finishVerify(h, CKF_VERIFY, func(op *messageOp) error {
+		op.signature = sig
+		return nil
+	})
 }
 
-func (m *Module) finishVerify(h SessionHandle, sig []byte, message func(*messageOp) ([]byte, error)) error {
-	l, sess, err := m.withSession(h)
+// finishVerify ends a verification, once complete has given it what it lacks.
+func (m *Module) finishVerify(h SessionHandle, function uint, complete func(*messageOp) error) error {
+	l, sess, err := m.lockSession(h)
 	if err != nil {
 		return err
 	}
-	defer l.leave()
-	sess.mu.Lock()
-	defer sess.mu.Unlock()
-	op := sess.verify
+	defer l.unlockSession(sess)
+	at := sess.message(function)
+	op := *at
 	if op == nil {
 		return CKR_OPERATION_NOT_INITIALIZED
 	}
-	data, err := message(op)
-	if err != nil {
+	if err := complete(op); err != nil {
 		return err
 	}
-	sess.verify = nil
-	return l.verify(sess, op, data, sig)
+	*at = nil
+	return l.verify(sess, op, op.message, op.signature)
 }
 
 // verify checks a signature: of its length first (section 5.1.6).

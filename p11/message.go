@@ -46,43 +46,28 @@ func (s *session) process(function uint) **process {
 
 // MessageSignInit is C_MessageSignInit (section 5.14.1).
 func (m *Module) MessageSignInit(h SessionHandle, mech Mechanism, key ObjectHandle) error {
-	return m.startProcess(h, mech, key, CKF_MESSAGE_SIGN, CKO_PRIVATE_KEY, CKA_SIGN)
+	return m.startProcess(h, mech, key, CKF_MESSAGE_SIGN)
 }
 
 // MessageVerifyInit is C_MessageVerifyInit (section 5.16.1).
 func (m *Module) MessageVerifyInit(h SessionHandle, mech Mechanism, key ObjectHandle) error {
-	return m.startProcess(h, mech, key, CKF_MESSAGE_VERIFY, CKO_PUBLIC_KEY, CKA_VERIFY)
+	return m.startProcess(h, mech, key, CKF_MESSAGE_VERIFY)
 }
 
-func (m *Module) startProcess(h SessionHandle, mech Mechanism, key ObjectHandle, function, class uint, usage AttributeType) error {
-	l, sess, err := m.withSession(h)
-	if err != nil {
-		return err
-	}
-	defer l.leave()
-	sess.mu.Lock()
-	defer sess.mu.Unlock()
-	if sess.busy(function) {
-		return CKR_OPERATION_ACTIVE
-	}
-	op, err := l.newMessage(sess, mech, key, function, class, usage)
-	if err != nil {
-		return err
-	}
-	*sess.process(function) = &process{params: op.params, op: *op}
-	return nil
+func (m *Module) startProcess(h SessionHandle, mech Mechanism, key ObjectHandle, function uint) error {
+	return m.startMessage(h, mech, key, function, func(s *session, op *messageOp) {
+		*s.process(function) = &process{params: op.params, op: *op}
+	})
 }
 
 // withProcess runs f on a session's process: with a message that has begun, or
 // with none, as f needs it.
 func (m *Module) withProcess(h SessionHandle, function uint, begun bool, f func(*library, *session, *process) error) error {
-	l, sess, err := m.withSession(h)
+	l, sess, err := m.lockSession(h)
 	if err != nil {
 		return err
 	}
-	defer l.leave()
-	sess.mu.Lock()
-	defer sess.mu.Unlock()
+	defer l.unlockSession(sess)
 	p := *sess.process(function)
 	switch {
 	case p == nil || begun && !p.begun:
@@ -228,33 +213,21 @@ const maxSignature = 1024
 // VerifySignatureInit is C_VerifySignatureInit (v3.2, section 5.15.7): a
 // verification for which the signature comes first.
 func (m *Module) VerifySignatureInit(h SessionHandle, mech Mechanism, key ObjectHandle, sig []byte) error {
-	l, sess, err := m.withSession(h)
-	if err != nil {
-		return err
-	}
-	defer l.leave()
-	sess.mu.Lock()
-	defer sess.mu.Unlock()
-	if sess.busy(CKF_VERIFY) {
-		return CKR_OPERATION_ACTIVE
-	}
-	op, err := l.newMessage(sess, mech, key, CKF_VERIFY, CKO_PUBLIC_KEY, CKA_VERIFY)
-	if err != nil {
-		return err
-	}
-	// What is longer than any signature is wrong by its length alone.
-	op.signature = bytes.Clone(sig[:min(len(sig), maxSignature)])
-	sess.verifySig = op
-	return nil
+	return m.startMessage(h, mech, key, CKF_VERIFY, func(s *session, op *messageOp) {
+		// What is longer than any signature is wrong by its length alone.
+		op.signature = bytes.Clone(sig[:min(len(sig), maxSignature)])
+		s.verifySig = op
+	})
 }
 
 // VerifySignature is C_VerifySignature (v3.2, section 5.15.8).
 func (m *Module) VerifySignature(h SessionHandle, data []byte) error {
-	return m.finishVerifySignature(h, func(op *messageOp) ([]byte, error) {
+	return m.finishVerify(h, verifySignature, func(op *messageOp) error {
 		if op.parts {
-			return nil, CKR_OPERATION_ACTIVE
+			return CKR_OPERATION_ACTIVE
 		}
-		return data, nil
+		op.message = data
+		return nil
 	})
 }
 
@@ -265,25 +238,5 @@ func (m *Module) VerifySignatureUpdate(h SessionHandle, part []byte) error {
 
 // VerifySignatureFinal is C_VerifySignatureFinal (v3.2, section 5.15.10).
 func (m *Module) VerifySignatureFinal(h SessionHandle) error {
-	return m.finishVerifySignature(h, func(op *messageOp) ([]byte, error) { return op.message, nil })
-}
-
-func (m *Module) finishVerifySignature(h SessionHandle, message func(*messageOp) ([]byte, error)) error {
-	l, sess, err := m.withSession(h)
-	if err != nil {
-		return err
-	}
-	defer l.leave()
-	sess.mu.Lock()
-	defer sess.mu.Unlock()
-	op := sess.verifySig
-	if op == nil {
-		return CKR_OPERATION_NOT_INITIALIZED
-	}
-	data, err := message(op)
-	if err != nil {
-		return err
-	}
-	sess.verifySig = nil
-	return l.verify(sess, op, data, op.signature)
+	return m.finishVerify(h, verifySignature, func(*messageOp) error { return nil })
 }

@@ -7,8 +7,8 @@ import (
 	"github.com/InterCooperative-Network/icn-p11/internal/eddsa"
 )
 
-// pair makes a token with a key pair and gives its public key.
-func pair(t *testing.T, m *Module) (h SessionHandle, pub, priv ObjectHandle, point []byte) {
+// signingPair makes a token with a key pair and gives its public key.
+func signingPair(t *testing.T, m *Module) (h SessionHandle, pub, priv ObjectHandle, point []byte) {
 	t.Helper()
 	h = token(t, m)
 	pub, priv, err := m.GenerateKeyPair(h, keygen, pubTemplate, privTemplate)
@@ -21,7 +21,7 @@ func pair(t *testing.T, m *Module) (h SessionHandle, pub, priv ObjectHandle, poi
 // one call and in parts.
 func TestMessages(t *testing.T) {
 	m, _ := start(t, nil)
-	h, pub, priv, point := pair(t, m)
+	h, pub, priv, point := signingPair(t, m)
 	must(t, m.MessageSignInit(h, pure, priv))
 	must(t, m.MessageVerifyInit(h, pure, pub))
 	want(t, CKR_OPERATION_ACTIVE, m.MessageSignInit(h, pure, priv))
@@ -109,7 +109,7 @@ func TestMessageLogin(t *testing.T) {
 // TestVerifySignature checks signatures that come first.
 func TestVerifySignature(t *testing.T) {
 	m, _ := start(t, nil)
-	h, pub, priv, _ := pair(t, m)
+	h, pub, priv, _ := signingPair(t, m)
 	msg := []byte("message")
 	sig := sign(t, m, h, pure, priv, msg)
 	must(t, m.VerifySignatureInit(h, pure, pub, sig))

@@ -528,13 +528,11 @@ type findOp struct{ rest []ObjectHandle }
 // FindObjectsInit is C_FindObjectsInit (section 5.7.7). It sees what other
 // processes have changed since.
 func (m *Module) FindObjectsInit(h SessionHandle, tmpl []Attribute) error {
-	l, sess, err := m.withSession(h)
+	l, sess, err := m.lockSession(h)
 	if err != nil {
 		return err
 	}
-	defer l.leave()
-	sess.mu.Lock()
-	defer sess.mu.Unlock()
+	defer l.unlockSession(sess)
 	if sess.find != nil {
 		return CKR_OPERATION_ACTIVE
 	}
@@ -569,13 +567,11 @@ func (m *Module) FindObjectsInit(h SessionHandle, tmpl []Attribute) error {
 
 // FindObjects is C_FindObjects (section 5.7.8).
 func (m *Module) FindObjects(h SessionHandle, out []ObjectHandle) (int, error) {
-	l, sess, err := m.withSession(h)
+	l, sess, err := m.lockSession(h)
 	if err != nil {
 		return 0, err
 	}
-	defer l.leave()
-	sess.mu.Lock()
-	defer sess.mu.Unlock()
+	defer l.unlockSession(sess)
 	if sess.find == nil {
 		return 0, CKR_OPERATION_NOT_INITIALIZED
 	}
@@ -586,13 +582,11 @@ func (m *Module) FindObjects(h SessionHandle, out []ObjectHandle) (int, error) {
 
 // FindObjectsFinal is C_FindObjectsFinal (section 5.7.9).
 func (m *Module) FindObjectsFinal(h SessionHandle) error {
-	l, sess, err := m.withSession(h)
+	l, sess, err := m.lockSession(h)
 	if err != nil {
 		return err
 	}
-	defer l.leave()
-	sess.mu.Lock()
-	defer sess.mu.Unlock()
+	defer l.unlockSession(sess)
 	if sess.find == nil {
 		return CKR_OPERATION_NOT_INITIALIZED
 	}

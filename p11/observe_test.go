@@ -355,7 +355,7 @@ func TestSigningAllocatesNothing(t *testing.T) {
 	must(t, err)
 	o, err := l.object(sess, key)
 	must(t, err)
-	op, out := &messageOp{key: o}, &Output{Buf: make([]byte, 64)}
+	op, out := &messageOp{row: mechanisms[CKM_EDDSA], key: o, size: 64}, &Output{Buf: make([]byte, 64)}
 	msg := []byte("a message")
 	if n := testing.AllocsPerRun(100, func() {
 		sess.sign = op

@@ -461,7 +461,7 @@ func TestSecretKeyAttributes(t *testing.T) {
 		want(t, CKR_ATTRIBUTE_VALUE_INVALID, err)
 	}
 	_, err = m.CreateObject(h, secretTemplate(CKK_AES, make([]byte, 16), Attribute{CKA_EC_PARAMS, edwardsOID}))
-	want(t, CKR_ATTRIBUTE_TYPE_INVALID, err)
+	want(t, CKR_TEMPLATE_INCONSISTENT, err)
 	_, err = m.CreateObject(h, secretTemplate(CKK_AES, make([]byte, 16), Attribute{CKA_VALUE_LEN, ulong(uint(16))}))
 	want(t, CKR_ATTRIBUTE_READ_ONLY, err)
 }

@@ -26,10 +26,13 @@ type session struct {
 	verifying *process
 }
 
+// signs tells whether a function makes signatures; else it checks them.
+func signs(function uint) bool { return function&(CKF_SIGN|CKF_MESSAGE_SIGN) != 0 }
+
 // busy tells whether an operation keeps another of a function from starting: a
 // session makes one signature at a time, however it was begun, and checks one.
 func (s *session) busy(function uint) bool {
-	if function&(CKF_SIGN|CKF_MESSAGE_SIGN) != 0 {
+	if signs(function) {
 		return s.sign != nil || s.signing != nil
 	}
 	return s.verify != nil || s.verifySig != nil || s.verifying != nil
@@ -69,13 +72,11 @@ func (s *session) cancel(flags uint) {
 // goes before CKR_ARGUMENTS_BAD (section 5.1.7). The operations in flags end,
 // as they do with most errors of the functions that continue them.
 func (m *Module) Refuse(h SessionHandle, flags uint) error {
-	l, sess, err := m.withSession(h)
+	l, sess, err := m.lockSession(h)
 	if err != nil {
 		return err
 	}
-	defer l.leave()
-	sess.mu.Lock()
-	defer sess.mu.Unlock()
+	defer l.unlockSession(sess)
 	sess.cancel(flags)
 	return CKR_ARGUMENTS_BAD
 }
@@ -160,6 +161,24 @@ func (m *Module) withSession(h SessionHandle) (*library, *session, error) {
 		return nil, nil, err
 	}
 	return l, s, nil
+}
+
+// lockSession is withSession for functions that start, continue or end an
+// operation of the session, of which one runs at a time. The caller unlocks the
+// session that it gets.
+func (m *Module) lockSession(h SessionHandle) (*library, *session, error) {
+	l, sess, err := m.withSession(h)
+	if err != nil {
+		return nil, nil, err
+	}
+	sess.mu.Lock()
+	return l, sess, nil
+}
+
+// unlockSession is what follows lockSession: it leaves the library as well.
+func (l *library) unlockSession(sess *session) {
+	sess.mu.Unlock()
+	l.leave()
 }
 
 // dropSession ends a session and its session objects. The caller holds l.mu.
@@ -256,13 +275,11 @@ func (l *library) stateOf(sess *session) State {
 
 // SessionCancel is C_SessionCancel (section 5.6.5).
 func (m *Module) SessionCancel(h SessionHandle, flags uint) error {
-	l, sess, err := m.withSession(h)
+	l, sess, err := m.lockSession(h)
 	if err != nil {
 		return err
 	}
-	defer l.leave()
-	sess.mu.Lock()
-	defer sess.mu.Unlock()
+	defer l.unlockSession(sess)
 	sess.cancel(flags)
 	return nil
 }

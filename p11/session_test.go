@@ -9,7 +9,7 @@ import (
 // TestSessionCancel ends the operations of the flags, and no others.
 func TestSessionCancel(t *testing.T) {
 	m, _ := start(t, nil)
-	h, pub, priv, _ := pair(t, m)
+	h, pub, priv, _ := signingPair(t, m)
 	ops := map[uint]func() error{
 		CKF_FIND_OBJECTS: func() error { return m.FindObjectsInit(h, nil) },
 		CKF_DIGEST:       func() error { return m.DigestInit(h, Mechanism{Type: CKM_SHA256}) },

@@ -280,7 +280,7 @@ func (m *Module) GetTokenInfo(id SlotID) (TokenInfo, error) {
 		ManufacturerID:     manufacturer,
 		Model:              model,
 		SerialNumber:       serial,
-		Flags:              CKF_RNG | CKF_RESTORE_KEY_NOT_NEEDED,
+		Flags:              CKF_RNG | CKF_RESTORE_KEY_NOT_NEEDED | CKF_DUAL_CRYPTO_OPERATIONS,
 		MaxPinLen:          maxPIN,
 		MinPinLen:          minPIN,
 		TotalPublicMemory:  Unavailable,

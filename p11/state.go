@@ -87,16 +87,14 @@ func decodeState(b []byte) (*savedState, bool) {
 // Signatures and verifications cannot be saved: what they have collected is
 // the application's own message.
 func (m *Module) GetOperationState(h SessionHandle, out *Output) error {
-	l, sess, err := m.withSession(h)
+	l, sess, err := m.lockSession(h)
 	if err != nil {
 		return err
 	}
-	defer l.leave()
-	sess.mu.Lock()
-	defer sess.mu.Unlock()
+	defer l.unlockSession(sess)
 	op := sess.digest
 	switch {
-	case sess.busy(CKF_SIGN) || sess.busy(CKF_VERIFY):
+	case sess.busy(CKF_SIGN) || sess.busy(CKF_VERIFY) || sess.encrypt != nil || sess.decrypt != nil:
 		return CKR_STATE_UNSAVEABLE
 	case op == nil:
 		return CKR_OPERATION_NOT_INITIALIZED
@@ -117,13 +115,11 @@ func (m *Module) GetOperationState(h SessionHandle, out *Output) error {
 // was doing is over, unless the state is refused. encKey and authKey are the
 // handles of keys, none of which a digest needs.
 func (m *Module) SetOperationState(h SessionHandle, state []byte, encKey, authKey ObjectHandle) error {
-	l, sess, err := m.withSession(h)
+	l, sess, err := m.lockSession(h)
 	if err != nil {
 		return err
 	}
-	defer l.leave()
-	sess.mu.Lock()
-	defer sess.mu.Unlock()
+	defer l.unlockSession(sess)
 	if state == nil {
 		return CKR_ARGUMENTS_BAD
 	}

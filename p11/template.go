@@ -24,8 +24,9 @@ func value(sp *spec, c *curve, v []byte) ([]byte, error) {
 	return append([]byte{}, v...), nil
 }
 
-// fill reads a template for a new object: when is onCreate or onGen. Attributes that are not given get their defaults. A value with the
-// hidden rule is handed back beside the attributes, uncopied.
+// fill reads a template for a new object: when is onCreate or onGen. Attributes
+// that are not given get their defaults. A value with the hidden rule is handed
+// back beside the attributes, uncopied.
 func (l *library) fill(sess *session, of objectType, tmpl []Attribute, when rule) (a attrs, secret []byte, err error) {
 	specs := specsOf(of.class, of.key)
 	var c *curve
@@ -127,7 +128,8 @@ func (l *library) parseCreate(sess *session, tmpl []Attribute) (attrs, []byte, e
 		}
 		of.key = ulongOf(v)
 	}
-	if specsOf(of.class, of.key) == nil {
+	// A profile is the token's own.
+	if specsOf(of.class, of.key) == nil || of.class == CKO_PROFILE {
 		return nil, nil, CKR_ATTRIBUTE_VALUE_INVALID
 	}
 	a, seed, err := l.fill(sess, of, private(of.class, tmpl), onCreate)

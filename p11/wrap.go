@@ -69,7 +69,7 @@ func (l *library) wrappingKey(sess *session, h ObjectHandle, row *mechanism, usa
 	return o, err
 }
 
-// WrapKey is C_WrapKey (section 5.18.4): the bytes of a secret key, or a
+// WrapKey is C_WrapKey (section 5.18.3): the bytes of a secret key, or a
 // private key as PKCS #8, encrypted under a key of the token.
 func (m *Module) WrapKey(h SessionHandle, mech Mechanism, wrapping, key ObjectHandle, out *Output) error {
 	l, sess, err := m.withSession(h)
@@ -146,7 +146,7 @@ func pkcs8Head(c *curve) []byte {
 	return append(head, 0x04, 0x22, 0x04, 0x20)
 }
 
-// UnwrapKey is C_UnwrapKey (section 5.18.5).
+// UnwrapKey is C_UnwrapKey (section 5.18.4).
 func (m *Module) UnwrapKey(h SessionHandle, mech Mechanism, unwrapping ObjectHandle, wrapped []byte, tmpl []Attribute) (ObjectHandle, error) {
 	l, sess, err := m.withSession(h)
 	if err != nil {

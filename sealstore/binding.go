@@ -430,16 +430,11 @@ func (t *Token) rebindUser(f *tokenFile, userPIN []byte, b *Binding) error {
 // token is bound to, which opens the seals. Each file is replaced by itself: at
 // any instant each key opens as the old or the new. The token's lock is held.
 func (t *Token) reseal(f *tokenFile, root *keyring, b *Binding, progress Progress) error {
-	public, err := t.unsealRing(f, f.Public, nil, false)
-	if err != nil {
-		return err
-	}
-	defer public.destroy()
 	objects := filepath.Join(t.path, objectsName)
 	removeTemps(objects)
 	bound := *f
 	bound.Binding = b
-	return t.walk(root, public, progress, func(o *objectFile, k *keyring, body []byte) error {
+	return t.walk(f, root, progress, func(o *objectFile, k *keyring) error {
 		if !o.sealed() || o.device() {
 			return nil // what the device made stays as it was made
 		}
@@ -448,16 +443,19 @@ func (t *Token) reseal(f *tokenFile, root *keyring, b *Binding, progress Progres
 			return fmt.Errorf("secret memory: %w", err)
 		}
 		defer secret.Destroy()
-		n, err := t.unsealObject(f, o, k, secret.Bytes())
-		if err == nil {
-			err = t.store.sealObject(&bound, o, k, secret.Bytes()[:n], o.about())
-		}
-		if err == nil {
-			err = t.store.verifySeal(f.Parent, o.Seal, k.auth(), secret.Bytes()[:n])
-		}
-		if err == nil {
-			err = k.seal(o, body)
-		}
+		err = k.with(o, func(body []byte) error {
+			n, err := t.unsealObject(f, o, k, secret.Bytes())
+			if err == nil {
+				err = t.store.sealObject(&bound, o, k, secret.Bytes()[:n], o.about())
+			}
+			if err == nil {
+				err = t.store.verifySeal(f.Parent, o.Seal, k.auth(), secret.Bytes()[:n])
+			}
+			if err == nil {
+				err = k.seal(o, body)
+			}
+			return err
+		})
 		if err != nil {
 			return err
 		}

@@ -169,22 +169,24 @@ func (t *Token) Export(userPIN, soPIN []byte, progress Progress) (c *Contents, e
 			return err
 		}
 		defer root.destroy()
-		public, err := t.unsealRing(f, f.Public, nil, false)
-		if err != nil {
-			return err
-		}
-		defer public.destroy()
 		i := f.info()
 		c = &Contents{Serial: i.Serial, Label: i.Label, Slot: i.Slot, Created: i.Created, UserPIN: i.UserPIN, NoPIN: i.NoPIN}
 		if f.Binding != nil {
 			c.Binding = &BindingSpec{Bank: f.Binding.Bank, PCRs: slices.Clone(f.Binding.PCRs)}
 		}
-		return t.walk(root, public, progress, func(o *objectFile, k *keyring, body []byte) error {
+		return t.walk(f, root, progress, func(o *objectFile, k *keyring) error {
 			if o.device() {
 				c.Fixed = append(c.Fixed, o.ID)
 				return nil
 			}
-			x := Content{ID: o.ID, Private: o.private(), Body: slices.Clone(body), About: o.about()}
+			x := Content{ID: o.ID, Private: o.private(), About: o.about()}
+			err := k.with(o, func(body []byte) error {
+				x.Body = slices.Clone(body)
+				return nil
+			})
+			if err != nil {
+				return err
+			}
 			c.Objects = append(c.Objects, x)
 			if !o.sealed() {
 				return nil
@@ -410,14 +412,11 @@ func (t *Token) Files(userPIN, soPIN []byte) (x *Files, err error) {
 			return err
 		}
 		defer root.destroy()
-		public, err := t.unsealRing(f, f.Public, nil, false)
-		if err != nil {
-			return err
-		}
-		defer public.destroy()
-		return t.walk(root, public, nil, func(o *objectFile, _ *keyring, _ []byte) error {
-			x.Objects = append(x.Objects, File{o.ID, o.encode()})
-			return nil
+		return t.walk(f, root, nil, func(o *objectFile, k *keyring) error {
+			return k.with(o, func([]byte) error {
+				x.Objects = append(x.Objects, File{o.ID, o.encode()})
+				return nil
+			})
 		})
 	})
 	if err != nil {
@@ -486,12 +485,9 @@ func (s *Store) restoreFiles(x *Files, p RestoreParams) (TokenInfo, error) {
 	}
 	// Not the one that the store may have: it is not there yet.
 	t := &Token{store: s, serial: x.Serial, raw: f.Serial, path: s.tokenDir(x.Serial)}
+	original := *f // with the slot number and label that its MAC covers
 	return s.put(f, p, func() (string, error) {
-		original, _, err := x.decode() // with the slot number and label that its MAC covers
-		if err != nil {
-			return "", err
-		}
-		root, err := t.openBoth(original, p.UserPIN, p.SOPIN)
+		root, err := t.openBoth(&original, p.UserPIN, p.SOPIN)
 		if err != nil {
 			return "", err
 		}
@@ -508,12 +504,8 @@ func (s *Store) restoreFiles(x *Files, p RestoreParams) (TokenInfo, error) {
 				if o.private() {
 					k = root
 				}
-				body, err := k.open(o)
-				if err != nil {
+				if err := k.with(o, func([]byte) error { return nil }); err != nil {
 					return fmt.Errorf("object %x: %w", o.ID, err)
-				}
-				if o.private() {
-					secmem.Wipe(body)
 				}
 				if o.sealed() {
 					if err := s.sealer.TryLoad(f.Parent, o.Seal); err != nil {

@@ -178,6 +178,18 @@ func (k *keyring) open(f *objectFile) ([]byte, error) {
 	return out, nil
 }
 
+// with runs use with the body of o, and wipes a private one afterwards.
+func (k *keyring) with(o *objectFile, use func(body []byte) error) error {
+	body, err := k.open(o)
+	if err != nil {
+		return err
+	}
+	if o.private() {
+		defer secmem.Wipe(body)
+	}
+	return use(body)
+}
+
 // newSecret makes a keyring with a fresh secret: for the root secret, with a
 // fresh approver's secret too.
 func newSecret(s Sealer, private bool) (*keyring, error) {

@@ -234,9 +234,15 @@ func (t *Token) forgetPrivate() {
 	}
 }
 
-// walk reads the file of every object with the keyring that it is under. What
-// fails of one does not keep it from the others; all errors are returned.
-func (t *Token) walk(root, public *keyring, progress Progress, visit func(o *objectFile, k *keyring, body []byte) error) error {
+// walk reads the file of every object with the keyring that it is under: root,
+// or that of public objects, which it opens as f says. What fails of one does
+// not keep it from the others; all errors are returned.
+func (t *Token) walk(f *tokenFile, root *keyring, progress Progress, visit func(*objectFile, *keyring) error) error {
+	public, err := t.unsealRing(f, f.Public, nil, false)
+	if err != nil {
+		return err
+	}
+	defer public.destroy()
 	path := filepath.Join(t.path, objectsName)
 	dir, err := openDir(unix.AT_FDCWD, path, path)
 	if err != nil {
@@ -265,13 +271,7 @@ func (t *Token) walk(root, public *keyring, progress Progress, visit func(o *obj
 			if o.private() {
 				k = root
 			}
-			var body []byte
-			if body, err = k.open(o); err == nil {
-				err = visit(o, k, body)
-				if o.private() {
-					secmem.Wipe(body)
-				}
-			}
+			err = visit(o, k)
 		}
 		if err != nil {
 			failed = append(failed, fmt.Errorf("%s: %w", filepath.Join(path, n), err))

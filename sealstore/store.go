@@ -468,7 +468,6 @@ func (s *Store) initialise(f *tokenFile, pins pinsOf, spec *BindingSpec) (root, 
 		f.User = &u
 	}
 	f.MAC = root.mac(f)
-	root.instance, public.instance = f.instance(), f.instance()
 	return root, public, nil
 }
 
@@ -642,11 +641,18 @@ func (s *Store) reinit(serial, label string, soPIN []byte, binding *BindingSpec)
 
 // exchange has a token that was built change places with one that is there.
 func (s *Store) exchange(temp, path string) error {
-	err := retry(func() error {
-		return renameat2(unix.AT_FDCWD, temp, unix.AT_FDCWD, path, unix.RENAME_EXCHANGE)
-	})
-	if err == nil {
-		err = syncDir(s.tokensDir())
+	swap := func() error {
+		return retry(func() error {
+			return renameat2(unix.AT_FDCWD, temp, unix.AT_FDCWD, path, unix.RENAME_EXCHANGE)
+		})
+	}
+	err := swap()
+	if err != nil {
+		return err
+	}
+	if err = syncDir(s.tokensDir()); err != nil {
+		// The caller removes temp, and reports that nothing has changed.
+		swap()
 	}
 	return err
 }

@@ -514,3 +514,25 @@ func TestFull(t *testing.T) {
 		t.Error("left behind:", left)
 	}
 }
+
+// TestDamagedBesideKeys: whether the keys of a token are bound does not hang on
+// an object that is no key.
+func TestDamagedBesideKeys(t *testing.T) {
+	dir := t.TempDir()
+	_, tok, _, _ := newToken(t, dir)
+	_, err := tok.CreateObject(true, []byte("key"), []byte("secret"), nil)
+	must(t, err)
+	o, err := tok.CreateObject(false, []byte("certificate"), nil, nil)
+	must(t, err)
+	path := filepath.Join(tokenPath(t, dir, tok), "objects", fmt.Sprintf("%x", o.ID))
+	data, err := os.ReadFile(path)
+	must(t, err)
+	data[len(data)-1] ^= 1
+	must(t, os.WriteFile(path, data, 0o600))
+	spec := sealstore.BindingSpec{Bank: "sha256", PCRs: []int{7}}
+	must(t, tok.Bind(sealtest.UserPIN, sealtest.SOPIN, spec, nil))
+	must(t, tok.Unbind(sealtest.UserPIN, sealtest.SOPIN, nil))
+	if b, _, err := tok.Binding(); err != nil || b != nil {
+		t.Errorf("%+v, %v", b, err)
+	}
+}

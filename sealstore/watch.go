@@ -84,7 +84,7 @@ func (w *Watch) arrange() error {
 		at--
 	}
 	// The store and what it lies in, too: they may be moved away.
-	for _, dir := range chain[1:3] {
+	for _, dir := range chain[1:min(3, len(chain))] {
 		if _, err := w.add(dir); err != nil {
 			return err
 		}

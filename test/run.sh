@@ -26,14 +26,17 @@ step go vet ./...
 mapfile -t packages < <(go list ./... | grep -vE "/test/(p11tool|conformance)$")
 # The tests that search memory do it in both builds that there are, and without
 # the race detector, which has a memory of its own.
-memory='CommandMemory|NotInMemory|UnderSignals'
-step go test -race -timeout 10m -skip "$memory" "${packages[@]}"
+memory='CommandMemory|MigrationMemory|NotInMemory|UnderSignals'
+# In their long form the tests of the command take longer than all the others:
+# they are for who changes what they test.
+step env -u ICN_P11_LONG go test -race -timeout 30m -skip "$memory" "${packages[@]}"
 for experiment in noruntimesecret runtimesecret; do
-    step env GOEXPERIMENT=$experiment go test -count=1 -timeout 10m -run "$memory" ./internal/secmem ./sealstore
+    step env GOEXPERIMENT=$experiment go test -count=1 -timeout 10m -run "$memory" ./internal/secmem ./internal/backup ./sealstore
 done
-step go test -count=1 -timeout 10m -run "$memory" ./cmd/icn-p11
+step go test -count=1 -timeout 20m -run "$memory" ./cmd/icn-p11
 # The race detector would take longer for these than it is worth.
 step go test -timeout 30m -run Faults ./p11 ./sealstore
+step env -u ICN_P11_LONG go test -timeout 20m -run Faults ./cmd/icn-p11
 step go test -count=1 -timeout 10m ./test/conformance
 step go test -count=1 -timeout 30m ./test/p11tool
 for script in test/chost/*.sh test/clients/*.sh; do

@@ -8,11 +8,9 @@ import (
 	"crypto/rand"
 	"crypto/x509"
 	"crypto/x509/pkix"
-	"encoding/pem"
 	"errors"
 	"fmt"
 	"math/big"
-	"os"
 	"slices"
 	"testing"
 	"time"
@@ -36,26 +34,6 @@ func endorsement(t testing.TB, d *tpm.TPM) (tpm.Endorsement, *tpm2.TPMTPublic) {
 		t.Fatal(err)
 	}
 	return e, public
-}
-
-// issuers reads the maker's certificates: the issuer's, then the root's.
-func issuers(t testing.TB, m *swtpmtest.Maker) (all []*x509.Certificate) {
-	t.Helper()
-	rest, err := os.ReadFile(m.CA())
-	if err != nil {
-		t.Fatal(err)
-	}
-	for {
-		var block *pem.Block
-		if block, rest = pem.Decode(rest); block == nil {
-			return all
-		}
-		c, err := x509.ParseCertificate(block.Bytes)
-		if err != nil {
-			t.Fatal(err)
-		}
-		all = append(all, c)
-	}
 }
 
 // isOf tells whether a certificate is of a key.
@@ -113,7 +91,7 @@ func TestEndorsementOfTheMaker(t *testing.T) {
 			t.Fatalf("%d certificates; not the key's", len(e.Certificates))
 		}
 		c, _ := x509.ParseCertificate(e.Certificates[0])
-		if err := c.CheckSignatureFrom(issuers(t, m)[0]); err != nil {
+		if err := c.CheckSignatureFrom(m.Certificates()[0]); err != nil {
 			t.Fatal(err)
 		}
 		if h := handles(t, s); len(h) != 0 {
@@ -313,13 +291,13 @@ func TestEndorsementCertificates(t *testing.T) {
 	s.Undefine(swtpmtest.CertificateECC)
 	s.Define(swtpmtest.CertificateECC, append(bytes.Clone(good.Certificates[0]), make([]byte, 40)...))
 	var chain []byte
-	for _, c := range issuers(t, m) {
+	for _, c := range m.Certificates() {
 		chain = append(chain, c.Raw...)
 	}
 	s.Define(0x01C00100, chain[:700])
 	s.Define(0x01C00101, append(chain[700:], 0xff, 0xff))
 	padded, _ := endorsement(t, d)
-	if !slices.EqualFunc(padded.Certificates, [][]byte{good.Certificates[0], issuers(t, m)[0].Raw, issuers(t, m)[1].Raw}, bytes.Equal) {
+	if !slices.EqualFunc(padded.Certificates, [][]byte{good.Certificates[0], m.Certificates()[0].Raw, m.Certificates()[1].Raw}, bytes.Equal) {
 		t.Errorf("%d certificates, not the key's and its issuers'", len(padded.Certificates))
 	}
 }

@@ -48,7 +48,7 @@ func (t *TPM) NewKey(parent []byte, curve string, auth []byte, o sealstore.SealO
 		}),
 		Unique: tpm2.NewTPMUPublicID(tpm2.TPMAlgECC, &tpm2.TPMSECCPoint{}),
 	}
-	b, err = t.create(parent, nil, auth, template, o)
+	b, err = t.createUnder(parent, nil, auth, template, o)
 	if errors.Is(err, tpm2.TPMRCCurve) || errors.Is(err, tpm2.TPMRCValue) || errors.Is(err, tpm2.TPMRCHash) {
 		err = fmt.Errorf("%s: %w: %w", curve, sealstore.ErrCurve, err)
 	}

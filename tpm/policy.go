@@ -153,10 +153,17 @@ func approverPublic(k *ecdsa.PublicKey) (*tpm2.TPMTPublic, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &tpm2.TPMTPublic{
+	public := ecdsaPublic(tpm2.TPMAObject{SignEncrypt: true, UserWithAuth: true}, point[1:33], point[33:])
+	return &public, nil
+}
+
+// ecdsaPublic is the public area of a key that makes ECDSA signatures over
+// SHA-256 on P-256. x and y are of 32 bytes.
+func ecdsaPublic(attributes tpm2.TPMAObject, x, y []byte) tpm2.TPMTPublic {
+	return tpm2.TPMTPublic{
 		Type:             tpm2.TPMAlgECC,
 		NameAlg:          tpm2.TPMAlgSHA256,
-		ObjectAttributes: tpm2.TPMAObject{SignEncrypt: true, UserWithAuth: true},
+		ObjectAttributes: attributes,
 		Parameters: tpm2.NewTPMUPublicParms(tpm2.TPMAlgECC, &tpm2.TPMSECCParms{
 			Symmetric: tpm2.TPMTSymDefObject{Algorithm: tpm2.TPMAlgNull},
 			Scheme: tpm2.TPMTECCScheme{
@@ -167,10 +174,10 @@ func approverPublic(k *ecdsa.PublicKey) (*tpm2.TPMTPublic, error) {
 			KDF:     tpm2.TPMTKDFScheme{Scheme: tpm2.TPMAlgNull},
 		}),
 		Unique: tpm2.NewTPMUPublicID(tpm2.TPMAlgECC, &tpm2.TPMSECCPoint{
-			X: tpm2.TPM2BECCParameter{Buffer: point[1:33]},
-			Y: tpm2.TPM2BECCParameter{Buffer: point[33:]},
+			X: tpm2.TPM2BECCParameter{Buffer: x},
+			Y: tpm2.TPM2BECCParameter{Buffer: y},
 		}),
-	}, nil
+	}
 }
 
 // Approver implements sealstore.Sealer. The result is a TPMT_PUBLIC.

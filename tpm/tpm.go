@@ -716,12 +716,12 @@ func (t *TPM) Seal(parent []byte, secret, auth []byte, o sealstore.SealOptions) 
 	if len(o.About) > sealstore.MaxAbout {
 		return b, fmt.Errorf("a seal records at most %d bytes about its secret, not %d", sealstore.MaxAbout, len(o.About))
 	}
-	return t.create(parent, secret, auth, sealTemplate(o), o)
+	return t.createUnder(parent, secret, auth, sealTemplate(o), o)
 }
 
-// create makes an object of a template, whose authorisation value and secret
-// cross the bus encrypted.
-func (t *TPM) create(parent, secret, auth []byte, template tpm2.TPMTPublic, o sealstore.SealOptions) (b sealstore.Blob, err error) {
+// createUnder makes an object of a template under the storage root key, bound
+// where o says so. Its authorisation value and secret cross the bus encrypted.
+func (t *TPM) createUnder(parent, secret, auth []byte, template tpm2.TPMTPublic, o sealstore.SealOptions) (b sealstore.Blob, err error) {
 	var policy tpm2.TPM2BDigest
 	if o.Binding != nil {
 		approver := tpm2.BytesAs2B[tpm2.TPMTPublic](o.Binding.Approver)
@@ -756,7 +756,7 @@ func (t *TPM) create(parent, secret, auth []byte, template tpm2.TPMTPublic, o se
 	return b, err
 }
 
-// create runs TPM2_Create for a sealed object, authorised and encrypted by s.
+// create runs TPM2_Create, authorised and encrypted by s.
 func (t *TPM) create(parent *rootKey, s *warmSession, template tpm2.TPMTPublic, secret, auth, about []byte) (b sealstore.Blob, err error) {
 	params, err := secmem.New(secmem.Max)
 	if err != nil {
@@ -782,7 +782,9 @@ func (t *TPM) create(parent *rootKey, s *warmSession, template tpm2.TPMTPublic, 
 	}
 	r := reader{out}
 	b.Private, b.Public = bytes.Clone(r.sized()), bytes.Clone(r.sized())
-	data, _, ticket := bytes.Clone(r.sized()), r.sized(), bytes.Clone(r.buf) // between them: creationHash
+	data := bytes.Clone(r.sized())
+	r.sized() // creationHash
+	ticket := bytes.Clone(r.buf)
 	if r.buf == nil || len(b.Private) == 0 || len(b.Public) == 0 || len(data) == 0 || len(ticket) == 0 {
 		return b, errFrame
 	}

@@ -69,6 +69,23 @@ func dialAgent(t *testing.T, path string) agent.ExtendedAgent {
 	return agent.NewClient(c)
 }
 
+// listens tells whether a socket has been bound and listens: a client that
+// connected to find out would already activate the service.
+func listens(t *testing.T, path string) bool {
+	t.Helper()
+	table, err := os.ReadFile("/proc/net/unix")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for line := range strings.Lines(string(table)) {
+		const flags, name, accepts = 3, 7, "00010000" // __SO_ACCEPTCON
+		if f := strings.Fields(line); len(f) > name && f[name] == path {
+			return f[flags] == accepts
+		}
+	}
+	return false
+}
+
 func keysOf(t *testing.T, c agent.Agent) []*agent.Key {
 	t.Helper()
 	keys, err := c.List()
@@ -299,7 +316,7 @@ func TestAgentOfSystemd(t *testing.T) {
 		}
 		defer cmd.Process.Kill()
 		for deadline := time.Now().Add(time.Minute); ; time.Sleep(time.Millisecond) {
-			if _, err := os.Lstat(path); err == nil {
+			if listens(t, path) {
 				break
 			}
 			if time.Now().After(deadline) {

@@ -190,6 +190,8 @@ func TestJSON(t *testing.T) {
 	do(exitOK, "lockout reset")
 	do(exitOK, "status", "node")
 	do(exitOK, "metrics")
+	fail(exitUsage, "metrics", "--out", "metrics")
+	fail(exitFailed, "status", "nobody")
 	do(exitFailed, "doctor", "--event-log", "nowhere") // PCR 7
 	do(exitOK, "token rename", "node", "other")
 	do(exitOK, "version")

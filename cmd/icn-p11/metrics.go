@@ -2,7 +2,6 @@ package main
 
 import (
 	"bytes"
-	"encoding/json"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -24,10 +23,12 @@ func (a *app) metricsCommand() *cobra.Command {
 		Long: `Print what was counted of all tokens, and the TPM's lockout counters, in the text
 format of Prometheus. With --out the file is replaced in one step, as the textfile
 collector of node_exporter wants it. No PIN is needed.`,
-		Example: `  icn-p11 metrics
-  icn-p11 metrics --out /var/lib/prometheus/node-exporter/icn_p11.prom`,
-		Args: noArgs,
+		Example: "  icn-p11 metrics\n  icn-p11 metrics --out /var/lib/prometheus/node-exporter/icn_p11.prom",
+		Args:    noArgs,
 		RunE: a.does(func(*cobra.Command, []string) error {
+			if asJSON && out != "" {
+				return usage("--out is for the format of Prometheus: it excludes --json")
+			}
 			p, err := a.open()
 			if err != nil {
 				return err
@@ -45,17 +46,13 @@ collector of node_exporter wants it. No PIN is needed.`,
 			if tpm != nil {
 				a.note("The TPM does not tell its lockout counters: %v", tpm)
 			}
-			text := f.prometheus()
-			if asJSON {
-				if text, err = json.MarshalIndent(f, "", "  "); err != nil {
-					return err
-				}
-				text = append(text, '\n')
+			switch {
+			case asJSON:
+				return a.json(f)
+			case out != "":
+				return replaceFile(out, f.prometheus())
 			}
-			if out != "" {
-				return replaceFile(out, text)
-			}
-			_, err = a.out.Write(text)
+			_, err = a.out.Write(f.prometheus())
 			return err
 		}),
 	}

@@ -140,7 +140,7 @@ type trust struct {
 
 func (t *trust) flags(cmd *cobra.Command) {
 	cmd.Flags().StringVar(&t.fingerprint, "fingerprint", "", "the offer's fingerprint, as the target has printed it")
-	cmd.Flags().StringVar(&t.ca, "ek-ca", "", "PEM file with the certificates of who certifies the target's TPM")
+	cmd.Flags().StringVar(&t.ca, "ek-ca", "", "file with the certificates of who certifies the target's TPM")
 	noCompletion(cmd, "fingerprint")
 }
 
@@ -149,15 +149,11 @@ func (t *trust) flags(cmd *cobra.Command) {
 // says so (--yes).
 func (t *trust) check(a *app, o *migration.Offer, yes bool) error {
 	if t.ca != "" {
-		data, err := readInput(t.ca, maxText)
+		trusted, err := readCertificates(t.ca)
 		if err != nil {
 			return err
 		}
-		trusted, err := endorsement.Authorities(data)
-		if err != nil {
-			return fmt.Errorf("%s: %w", t.ca, err)
-		}
-		if _, err := endorsement.Verify(o.Endorsement, trusted); err != nil {
+		if err := endorsement.Certified(o.Endorsement, trusted); err != nil {
 			return fmt.Errorf("the offer is not trusted: %w", err)
 		}
 	}

@@ -12,44 +12,32 @@ import (
 	"github.com/InterCooperative-Network/icn-p11/internal/audit"
 )
 
-// fenced is a fenced block of a document.
-type fenced struct {
-	line       int
-	kind, text string
-}
+// unitBlock is a block of the document that is a unit of systemd.
+var unitBlock = regexp.MustCompile("(?ms)^```ini (\\S+)\n(.*?)^```$")
 
-var fence = regexp.MustCompile("(?ms)^```([^\n]*)\n(.*?)^```$")
-
-func observability(t *testing.T) (text string, blocks []fenced) {
+func observability(t *testing.T) string {
 	t.Helper()
 	data, err := os.ReadFile("../../docs/observability.md")
 	if err != nil {
 		t.Fatal(err)
 	}
-	text = string(data)
-	for _, m := range fence.FindAllStringSubmatchIndex(text, -1) {
-		blocks = append(blocks, fenced{1 + strings.Count(text[:m[0]], "\n"), text[m[2]:m[3]], text[m[4]:m[5]]})
-	}
-	return text, blocks
+	return string(data)
 }
 
 // TestObservabilityUnits: systemd has nothing to say about the units.
 func TestObservabilityUnits(t *testing.T) {
-	_, blocks := observability(t)
 	command, err := exec.LookPath("icn-p11")
 	if err != nil {
 		t.Fatal(err)
 	}
 	dir := t.TempDir()
 	args := []string{"--man=no", "verify"}
-	for _, b := range blocks {
-		if name, ok := strings.CutPrefix(b.kind, "ini "); ok {
-			path := filepath.Join(dir, name)
-			if err := os.WriteFile(path, []byte(strings.ReplaceAll(b.text, "/usr/local/bin/icn-p11", command)), 0o600); err != nil {
-				t.Fatal(err)
-			}
-			args = append(args, path)
+	for _, u := range unitBlock.FindAllStringSubmatch(observability(t), -1) {
+		path := filepath.Join(dir, u[1])
+		if err := os.WriteFile(path, []byte(strings.ReplaceAll(u[2], "/usr/local/bin/icn-p11", command)), 0o600); err != nil {
+			t.Fatal(err)
 		}
+		args = append(args, path)
 	}
 	if len(args) != 4 {
 		t.Fatalf("%q", args)
@@ -62,7 +50,7 @@ func TestObservabilityUnits(t *testing.T) {
 // TestObservabilityNames: the document has every metric, every field of the
 // audit log and every message, and no others.
 func TestObservabilityNames(t *testing.T) {
-	text, _ := observability(t)
+	text := observability(t)
 	var metrics []string
 	for _, m := range regexp.MustCompile(`(?m)^# TYPE (\S+) `).FindAllStringSubmatch(string(sampleFigures().prometheus()), -1) {
 		metrics = append(metrics, m[1])
@@ -101,7 +89,7 @@ func TestObservabilityNames(t *testing.T) {
 			t.Errorf("nothing logs %q", m[1])
 		}
 	}
-	if len(messages) != 8 {
+	if len(messages) != 11 {
 		t.Errorf("%d messages", len(messages))
 	}
 }

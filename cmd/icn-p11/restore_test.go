@@ -70,14 +70,15 @@ func (m *machine) fails(args ...string) string {
 	return stderr.String()
 }
 
-// tree sums up all files and directories of the store, but not locks, which are empty.
+// tree sums up all files and directories of the store, but not locks, which are
+// empty, nor the statistics, which count what failed as well.
 func (m *machine) tree() map[string]string {
 	all := map[string]string{}
 	err := filepath.WalkDir(m.store, func(path string, e fs.DirEntry, err error) error {
 		if errors.Is(err, fs.ErrNotExist) && path == m.store {
 			return nil
 		}
-		if err != nil || e.Name() == "lock" {
+		if err != nil || e.Name() == "lock" || e.Name() == "statistics" {
 			return err
 		}
 		st, err := e.Info()

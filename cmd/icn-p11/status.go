@@ -67,9 +67,7 @@ func (p *place) figures(tokens []sealstore.TokenInfo) (f figures, tpm, err error
 		at := func(part float64) float64 { return o.Percentile(part).Seconds() }
 		f.TPM = append(f.TPM, operationFigures{name, o.Count(), o.Errors, at(0.5), at(0.9), at(0.99), at(1)})
 	}
-	f.lockout, tpm = p.tpm.Lockout()
-	p.tpm.Release()
-	if tpm = explain(tpm); tpm != nil {
+	if f.lockout, tpm = p.lockout(); tpm != nil {
 		f.Error = tpm.Error()
 		return f, tpm, nil
 	}
@@ -96,8 +94,7 @@ func (a *app) statusCommand() *cobra.Command {
 		Short: "Show what a token was used for, and how long the TPM took",
 		Long: `Show how often a token has signed, was unsealed and logged in to, how many PINs were
 wrong, how long the TPM takes, and its lockout counters. No PIN is needed.`,
-		Example: `  icn-p11 status node
-  icn-p11 status node --json`,
+		Example:           "  icn-p11 status node",
 		Args:              oneToken,
 		ValidArgsFunction: completeToken,
 		RunE: a.does(func(_ *cobra.Command, args []string) error {

@@ -6,8 +6,6 @@ import (
 	"crypto/rand"
 	"crypto/x509"
 	"encoding/json"
-	"encoding/pem"
-	"os"
 	"strings"
 	"testing"
 	"time"
@@ -164,26 +162,6 @@ func newNonce() []byte {
 	return b
 }
 
-// trusting reads a maker's certificates.
-func trusting(t testing.TB, m *swtpmtest.Maker) (all []*x509.Certificate) {
-	t.Helper()
-	rest, err := os.ReadFile(m.CA())
-	if err != nil {
-		t.Fatal(err)
-	}
-	for {
-		var block *pem.Block
-		if block, rest = pem.Decode(rest); block == nil {
-			return all
-		}
-		c, err := x509.ParseCertificate(block.Bytes)
-		if err != nil {
-			t.Fatal(err)
-		}
-		all = append(all, c)
-	}
-}
-
 // strict is a policy that asks for everything.
 func (m *machine) strict(nonce []byte, ca []*x509.Certificate) attest.Policy {
 	m.t.Helper()
@@ -255,7 +233,7 @@ func TestVerify(t *testing.T) {
 		r := attest.Verify(data, attest.Policy{Nonce: nonce, Now: time.Now()})
 		want(t, r, map[attest.Result]string{attest.NotProved: never + "did pcr-expected seal-bound ek-certificate attestation-key-in-tpm genuine-tpm"})
 
-		policy := m.strict(nonce, trusting(t, maker))
+		policy := m.strict(nonce, maker.Certificates())
 		required := policy
 		required.Require = []string{"genuine-tpm", "seal-fixed", "pcr-7", "pcr-9"}
 		want(t, attest.Verify(data, required), map[attest.Result]string{attest.NotProved: never + "seal-bound attestation-key-in-tpm", attest.Failed: "genuine-tpm pcr-9"})

@@ -1,7 +1,6 @@
 package attest
 
 import (
-	"crypto"
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/asn1"
@@ -11,12 +10,13 @@ import (
 	"strings"
 
 	"github.com/google/go-tpm/tpm2"
+
+	"github.com/InterCooperative-Network/icn-p11/internal/endorsement"
 )
 
 // Object identifiers of the TCG (EK Credential Profile, 3.2).
 var (
 	oidSubjectAltName = asn1.ObjectIdentifier{2, 5, 29, 17}
-	oidEKCertificate  = asn1.ObjectIdentifier{2, 23, 133, 8, 1}
 	oidManufacturer   = asn1.ObjectIdentifier{2, 23, 133, 2, 1}
 	oidModel          = asn1.ObjectIdentifier{2, 23, 133, 2, 2}
 	oidVersion        = asn1.ObjectIdentifier{2, 23, 133, 2, 3}
@@ -38,15 +38,16 @@ func (e *parsed) certificate(r *Report, policy Policy) {
 		r.open(id, "that the endorsement key is a TPM's: the TPM has no certificate of it")
 		return
 	}
-	leaf, issuers, err := e.certificates()
+	chain, err := endorsement.Chain(e.ek, e.Endorsement.Certificates)
 	if err == nil && policy.CA == nil {
 		r.open(id, "that the endorsement key is a TPM's: its certificate was not checked, since no maker is trusted (--ek-ca)")
 		return
 	}
 	if err == nil {
-		err = verifyChain(leaf, issuers, policy)
+		// described reads the names that are left aside there.
+		err = endorsement.Verify(chain, policy.CA, policy.Now)
 	}
-	r.add(id, err, "somebody who is trusted has certified the endorsement key, as that of %s", described(leaf))
+	r.add(id, err, "somebody who is trusted has certified the endorsement key, as that of %s", described(chain))
 }
 
 // checkEndorsementKey checks that a key is one that only decrypts, and for its
@@ -70,63 +71,13 @@ func checkEndorsementKey(public *tpm2.TPMTPublic) error {
 	return nil
 }
 
-// certificates reads the certificate of the endorsement key, and others that
-// lead from it to somebody trusted.
-func (e *parsed) certificates() (leaf *x509.Certificate, issuers []*x509.Certificate, err error) {
-	for i, der := range e.Endorsement.Certificates {
-		c, err := x509.ParseCertificate(der)
-		if err != nil {
-			return nil, nil, fmt.Errorf("certificate %d of the endorsement key cannot be read: %w", i+1, err)
-		}
-		issuers = append(issuers, c)
-	}
-	leaf, issuers = issuers[0], issuers[1:]
-	key, err := tpm2.Pub(*e.ek)
-	if err != nil {
-		return nil, nil, fmt.Errorf("the endorsement key is of no use: %w", err)
-	}
-	if k, ok := key.(interface{ Equal(crypto.PublicKey) bool }); !ok || !k.Equal(leaf.PublicKey) {
-		return nil, nil, errors.New("the certificate is of another key than the endorsement key")
-	}
-	return leaf, issuers, nil
-}
-
-// verifyChain checks a certificate of an endorsement key up to a trusted one.
-func verifyChain(leaf *x509.Certificate, issuers []*x509.Certificate, policy Policy) error {
-	switch usages := len(leaf.ExtKeyUsage) + len(leaf.UnknownExtKeyUsage); {
-	case leaf.IsCA:
-		return errors.New("the certificate of the endorsement key is one of an issuer")
-	case usages > 0 && !slices.ContainsFunc(leaf.UnknownExtKeyUsage, oidEKCertificate.Equal):
-		return errors.New("the certificate of the endorsement key is for another purpose")
-	}
-	roots, between := x509.NewCertPool(), x509.NewCertPool()
-	for _, c := range policy.CA {
-		roots.AddCert(c)
-	}
-	for _, c := range issuers {
-		between.AddCert(c)
-	}
-	// A subject that is named in SubjectAltName alone, as the TCG has it for a
-	// TPM, makes the extension critical, and crypto/x509 does not take such
-	// names for handled. described reads them.
-	checked := *leaf
-	checked.UnhandledCriticalExtensions = slices.DeleteFunc(slices.Clone(leaf.UnhandledCriticalExtensions), oidSubjectAltName.Equal)
-	_, err := checked.Verify(x509.VerifyOptions{
-		Roots: roots, Intermediates: between, CurrentTime: policy.Now, KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageAny},
-	})
-	if err != nil {
-		return fmt.Errorf("nobody who is trusted has certified the endorsement key: %w", err)
-	}
-	return nil
-}
-
 // described names the TPM that a certificate is about, as far as it tells.
-func described(leaf *x509.Certificate) string {
-	if leaf == nil {
+func described(chain []*x509.Certificate) string {
+	if chain == nil {
 		return ""
 	}
 	var parts []string
-	for _, a := range tpmNames(leaf) {
+	for _, a := range tpmNames(chain[0]) {
 		what := map[string]string{oidManufacturer.String(): "manufacturer", oidModel.String(): "model", oidVersion.String(): "version"}[a.Type.String()]
 		if text, ok := a.Value.(string); ok && what != "" {
 			parts = append(parts, fmt.Sprintf("%s %q", what, text))

@@ -127,7 +127,7 @@ func TestTamperedByTheIdentity(t *testing.T) {
 		m.reseal(sealstore.SealOptions{Binding: m.binding()})
 		nonce := newNonce()
 		e := m.evidence(nonce)
-		policy := m.strict(nonce, trusting(t, maker))
+		policy := m.strict(nonce, maker.Certificates())
 		ek := bytes.Clone(e.Endorsement.Public)
 		walk("evidence", reflect.ValueOf(e).Elem(), func(path string) {
 			switch {
@@ -190,7 +190,7 @@ func wantFailed(t testing.TB, e *attest.Evidence, policy attest.Policy, ids ...s
 func TestReplayed(t *testing.T) {
 	maker := swtpmtest.NewMaker(t)
 	m := newMachine(t, maker.Start(), sealstore.SealOptions{})
-	ca := trusting(t, maker)
+	ca := maker.Certificates()
 	nonce := newNonce()
 	e := m.evidence(nonce)
 	policy := m.strict(nonce, ca)
@@ -274,7 +274,7 @@ func TestMixed(t *testing.T) {
 	maker := swtpmtest.NewMaker(t)
 	one := newMachine(t, maker.Start(), sealstore.SealOptions{})
 	two := newMachine(t, maker.Start(), sealstore.SealOptions{})
-	ca := trusting(t, maker)
+	ca := maker.Certificates()
 	nonce := newNonce()
 	policy := one.strict(nonce, ca)
 	e, f := one.evidence(nonce), two.evidence(nonce)
@@ -393,7 +393,7 @@ func TestProgramInPlaceOfATPM(t *testing.T) {
 	m := newMachine(t, maker.Start(), sealstore.SealOptions{})
 	nonce := newNonce()
 	genuine := m.evidence(nonce)
-	policy := m.strict(nonce, trusting(t, maker))
+	policy := m.strict(nonce, maker.Certificates())
 	ak, err := tpm2.Unmarshal[tpm2.TPMTPublic](genuine.Key)
 	if err != nil {
 		t.Fatal(err)
@@ -713,7 +713,7 @@ func TestCertificates(t *testing.T) {
 func TestChallenges(t *testing.T) {
 	kinds(t, func(t *testing.T, maker *swtpmtest.Maker, m *machine) {
 		nonce := newNonce()
-		policy := m.strict(nonce, trusting(t, maker))
+		policy := m.strict(nonce, maker.Certificates())
 		e := m.evidence(nonce)
 		data := encode(t, e)
 		c, state, err := attest.NewChallenge(data, newNonce(), tpm.Credential)

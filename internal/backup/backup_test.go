@@ -279,16 +279,19 @@ func TestDamage(t *testing.T) {
 				t.Errorf("%s: %s at %d: %v", name, what, at, err)
 			}
 		}
+		// All of age's header, and some of what is one piece of ciphertext.
+		header := bytes.Index(data, []byte("\n---")) + 60
 		for i := range data {
+			if i > header && i%9 != 0 && i < len(data)-20 {
+				continue
+			}
 			// A line end at the very end is not needed in armor.
 			if name == "binary" || i < len(data)-1 {
 				refused("cut", i, data[:i])
 			}
-			if name == "binary" || i%7 == 0 {
-				p := bytes.Clone(data)
-				p[i] ^= 1
-				refused("altered", i, p)
-			}
+			p := bytes.Clone(data)
+			p[i] ^= 1
+			refused("altered", i, p)
 		}
 		refused("longer", len(data), append(bytes.Clone(data), 'x'))
 	}

@@ -17,7 +17,7 @@ import (
 
 // Of the seeds in a backup no copy is left outside of secret memory, whatever
 // age does with them on the Go heap, in a build without runtime/secret as well.
-func TestMemory(t *testing.T) {
+func TestSeedsAreNotInMemory(t *testing.T) {
 	to, by := native(t)
 	type size struct{ keys, body int }
 	sizes := []size{{40, 300}, {1000, 300}}

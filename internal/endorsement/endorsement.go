@@ -7,90 +7,89 @@ import (
 	"crypto"
 	"crypto/x509"
 	"encoding/asn1"
-	"encoding/pem"
 	"errors"
 	"fmt"
 	"slices"
+	"time"
 
 	"github.com/google/go-tpm/tpm2"
 
 	"github.com/InterCooperative-Network/icn-p11/tpm"
 )
 
-// subjectAltName of an endorsement key's certificate holds the TPM's maker and
-// model as a directory name (EK Credential Profile, 3.2.9), which crypto/x509
-// does not know and therefore refuses where it is critical.
-var subjectAltName = asn1.ObjectIdentifier{2, 5, 29, 17}
+// Object identifiers in certificates (EK Credential Profile, 3.2).
+var (
+	oidSubjectAltName = asn1.ObjectIdentifier{2, 5, 29, 17}
+	oidEKCertificate  = asn1.ObjectIdentifier{2, 23, 133, 8, 1}
+)
 
-// purpose is what a certificate that names purposes is for (the same, 3.2.16).
-var purpose = asn1.ObjectIdentifier{2, 23, 133, 8, 1}
-
-// ErrUncertified: nobody has certified the key.
-var ErrUncertified = errors.New("its TPM has no certificate of its maker")
-
-// Authorities reads the certificates in a PEM file.
-func Authorities(data []byte) ([]*x509.Certificate, error) {
-	var all []*x509.Certificate
-	for {
-		var b *pem.Block
-		if b, data = pem.Decode(data); b == nil {
-			break
-		}
-		if b.Type != "CERTIFICATE" {
-			continue
-		}
-		c, err := x509.ParseCertificate(b.Bytes)
+// Chain reads the certificate of an endorsement key, and after it those that
+// lead from it to somebody trusted; nil if there is none.
+func Chain(public *tpm2.TPMTPublic, certificates [][]byte) ([]*x509.Certificate, error) {
+	var chain []*x509.Certificate
+	for i, der := range certificates {
+		c, err := x509.ParseCertificate(der)
 		if err != nil {
-			return nil, err
+			return nil, fmt.Errorf("certificate %d of the endorsement key cannot be read: %w", i+1, err)
 		}
-		all = append(all, c)
+		chain = append(chain, c)
 	}
-	if len(all) == 0 {
-		return nil, errors.New("it holds no certificate in PEM")
-	}
-	return all, nil
-}
-
-// Verify checks that an endorsement key has a certificate, and that this leads
-// to one of those that are trusted. It gives the key's certificate.
-func Verify(e tpm.Endorsement, trusted []*x509.Certificate) (*x509.Certificate, error) {
-	if len(e.Certificates) == 0 {
-		return nil, ErrUncertified
-	}
-	public, err := tpm2.Unmarshal[tpm2.TPMTPublic](e.Public)
-	if err != nil || !bytes.Equal(tpm2.Marshal(*public), e.Public) {
-		return nil, errors.New("the endorsement key is malformed")
+	if chain == nil {
+		return nil, nil
 	}
 	key, err := tpm2.Pub(*public)
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("the endorsement key is of no use: %w", err)
 	}
-	chain := make([]*x509.Certificate, len(e.Certificates))
-	for i, der := range e.Certificates {
-		if chain[i], err = x509.ParseCertificate(der); err != nil {
-			return nil, fmt.Errorf("certificate %d of the endorsement key: %w", i, err)
-		}
+	if k, ok := key.(interface{ Equal(crypto.PublicKey) bool }); !ok || !k.Equal(chain[0].PublicKey) {
+		return nil, errors.New("the certificate is of another key than the endorsement key")
 	}
+	return chain, nil
+}
+
+// Verify checks the chain of an endorsement key up to a trusted certificate. A
+// zero now is the present.
+func Verify(chain, trusted []*x509.Certificate, now time.Time) error {
 	leaf := chain[0]
-	if k, ok := key.(interface{ Equal(crypto.PublicKey) bool }); !ok || !k.Equal(leaf.PublicKey) {
-		return nil, errors.New("the certificate is of another endorsement key")
-	}
-	switch purposes := len(leaf.ExtKeyUsage) + len(leaf.UnknownExtKeyUsage); {
+	switch usages := len(leaf.ExtKeyUsage) + len(leaf.UnknownExtKeyUsage); {
 	case leaf.IsCA:
-		return nil, errors.New("the certificate is none of an endorsement key: it is an authority's")
-	case purposes > 0 && !slices.ContainsFunc(leaf.UnknownExtKeyUsage, purpose.Equal):
-		return nil, errors.New("the certificate is for another purpose than an endorsement key")
+		return errors.New("the certificate of the endorsement key is one of an issuer")
+	case usages > 0 && !slices.ContainsFunc(leaf.UnknownExtKeyUsage, oidEKCertificate.Equal):
+		return errors.New("the certificate of the endorsement key is for another purpose")
 	}
-	leaf.UnhandledCriticalExtensions = slices.DeleteFunc(leaf.UnhandledCriticalExtensions, subjectAltName.Equal)
-	o := x509.VerifyOptions{Roots: x509.NewCertPool(), Intermediates: x509.NewCertPool(), KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageAny}}
+	roots, between := x509.NewCertPool(), x509.NewCertPool()
 	for _, c := range trusted {
-		o.Roots.AddCert(c)
+		roots.AddCert(c)
 	}
 	for _, c := range chain[1:] {
-		o.Intermediates.AddCert(c)
+		between.AddCert(c)
 	}
-	if _, err := leaf.Verify(o); err != nil {
-		return nil, fmt.Errorf("the certificate of its endorsement key: %w", err)
+	// A subject that is named in SubjectAltName alone, as the TCG has it for a
+	// TPM, makes the extension critical, and crypto/x509 does not take such
+	// names for handled.
+	checked := *leaf
+	checked.UnhandledCriticalExtensions = slices.DeleteFunc(slices.Clone(leaf.UnhandledCriticalExtensions), oidSubjectAltName.Equal)
+	_, err := checked.Verify(x509.VerifyOptions{
+		Roots: roots, Intermediates: between, CurrentTime: now, KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageAny},
+	})
+	if err != nil {
+		return fmt.Errorf("nobody who is trusted has certified the endorsement key: %w", err)
 	}
-	return leaf, nil
+	return nil
+}
+
+// Certified checks that somebody trusted has certified an endorsement key.
+func Certified(e tpm.Endorsement, trusted []*x509.Certificate) error {
+	public, err := tpm2.Unmarshal[tpm2.TPMTPublic](e.Public)
+	if err != nil || !bytes.Equal(tpm2.Marshal(*public), e.Public) {
+		return errors.New("the endorsement key is malformed")
+	}
+	chain, err := Chain(public, e.Certificates)
+	if err == nil && chain == nil {
+		err = errors.New("the TPM has no certificate of its endorsement key")
+	}
+	if err != nil {
+		return err
+	}
+	return Verify(chain, trusted, time.Time{})
 }

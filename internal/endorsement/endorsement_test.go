@@ -7,10 +7,7 @@ import (
 	"crypto/rand"
 	"crypto/x509"
 	"encoding/asn1"
-	"encoding/pem"
-	"errors"
 	"math/big"
-	"os"
 	"testing"
 	"time"
 
@@ -20,19 +17,6 @@ import (
 	"github.com/InterCooperative-Network/icn-p11/internal/swtpmtest"
 	"github.com/InterCooperative-Network/icn-p11/tpm"
 )
-
-func authorities(t *testing.T, m *swtpmtest.Maker) []*x509.Certificate {
-	t.Helper()
-	data, err := os.ReadFile(m.CA())
-	if err != nil {
-		t.Fatal(err)
-	}
-	all, err := endorsement.Authorities(data)
-	if err != nil || len(all) != 2 {
-		t.Fatalf("%d certificates, %v", len(all), err)
-	}
-	return all
-}
 
 func of(t *testing.T, s *swtpmtest.TPM) tpm.Endorsement {
 	t.Helper()
@@ -48,25 +32,24 @@ func of(t *testing.T, s *swtpmtest.TPM) tpm.Endorsement {
 	return e
 }
 
-func TestVerify(t *testing.T) {
+func TestCertified(t *testing.T) {
 	m, other := swtpmtest.NewMaker(t), swtpmtest.NewMaker(t)
 	a, b, c := m.Start(), m.Start(), other.Start()
-	ours, theirs := authorities(t, m), authorities(t, other)
+	ours, theirs := m.Certificates(), other.Certificates()
 	e := of(t, a)
 	for what, trusted := range map[string][]*x509.Certificate{
 		"issuer and root": ours, "the issuer alone": ours[:1], "both makers": append(theirs[:2:2], ours...),
 	} {
-		leaf, err := endorsement.Verify(e, trusted)
-		if err != nil || !bytes.Equal(leaf.Raw, e.Certificates[0]) {
+		if err := endorsement.Certified(e, trusted); err != nil {
 			t.Errorf("%s: %v", what, err)
 		}
 	}
 	// The root alone leads there if the TPM, or the offer, has the issuer's.
-	if _, err := endorsement.Verify(e, ours[1:]); err == nil {
+	if err := endorsement.Certified(e, ours[1:]); err == nil {
 		t.Error("the issuer's certificate is not needed: the test is blind")
 	}
 	full := tpm.Endorsement{Public: e.Public, Certificates: append(e.Certificates[:1:1], ours[0].Raw)}
-	if _, err := endorsement.Verify(full, ours[1:]); err != nil {
+	if err := endorsement.Certified(full, ours[1:]); err != nil {
 		t.Errorf("with the issuer's certificate: %v", err)
 	}
 	for what, x := range map[string]struct {
@@ -82,11 +65,11 @@ func TestVerify(t *testing.T) {
 		"a key that is none":              {tpm.Endorsement{Public: []byte("none"), Certificates: e.Certificates}, ours},
 		"a signature of the wrong issuer": {tpm.Endorsement{Public: e.Public, Certificates: [][]byte{flip(e.Certificates[0])}}, ours},
 	} {
-		if _, err := endorsement.Verify(x.e, x.trusted); err == nil {
+		if err := endorsement.Certified(x.e, x.trusted); err == nil {
 			t.Errorf("%s: taken", what)
 		}
 	}
-	if _, err := endorsement.Verify(tpm.Endorsement{Public: e.Public}, ours); !errors.Is(err, endorsement.ErrUncertified) {
+	if err := endorsement.Certified(tpm.Endorsement{Public: e.Public}, ours); err == nil {
 		t.Errorf("without a certificate: %v", err)
 	}
 }
@@ -131,21 +114,8 @@ func TestPurpose(t *testing.T) {
 			t.Fatal(err)
 		}
 		e := tpm.Endorsement{Public: tpm2.Marshal(public), Certificates: [][]byte{der}}
-		if _, err := endorsement.Verify(e, []*x509.Certificate{c}); (err == nil) != x.good {
+		if err := endorsement.Certified(e, []*x509.Certificate{c}); (err == nil) != x.good {
 			t.Errorf("for %s: %v", what, err)
-		}
-	}
-}
-
-func TestAuthorities(t *testing.T) {
-	for what, data := range map[string][]byte{
-		"nothing":         nil,
-		"another block":   pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: []byte{1}}),
-		"no certificate":  pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: []byte{1}}),
-		"DER, as it were": {0x30, 0x82},
-	} {
-		if all, err := endorsement.Authorities(data); err == nil {
-			t.Errorf("%s: %d certificates", what, len(all))
 		}
 	}
 }

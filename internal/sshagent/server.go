@@ -153,7 +153,7 @@ func (a *Agent) Serve(l *net.UnixListener) error {
 			err = fmt.Errorf("%d clients wait for answers", maxClients)
 		}
 		if err != nil {
-			a.log.Warn("connection refused", "pid", peer.PID, "uid", peer.UID, "error", err)
+			a.log.Warn("connection refused", "client_pid", peer.PID, "client_uid", peer.UID, "error", err)
 			conn.Close()
 			continue
 		}
@@ -196,7 +196,7 @@ func (a *Agent) serve(c *client, peer Peer) {
 		answer, err := a.answer(s, c)
 		if err != nil {
 			if !errors.Is(err, io.EOF) && !errors.Is(err, net.ErrClosed) {
-				a.log.Warn("connection ended", "pid", peer.PID, "uid", peer.UID, "error", err)
+				a.log.Warn("connection ended", "client_pid", peer.PID, "client_uid", peer.UID, "error", err)
 			}
 			return
 		}

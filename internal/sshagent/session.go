@@ -39,7 +39,7 @@ var _ agent.ExtendedAgent = (*session)(nil)
 
 // failed logs why a request is refused.
 func (s *session) failed(what string, err error, attrs ...any) {
-	attrs = append(attrs, "pid", s.peer.PID, "uid", s.peer.UID, "error", err)
+	attrs = append(attrs, "client_pid", s.peer.PID, "client_uid", s.peer.UID, "error", err)
 	s.a.log.Warn(what+" refused", attrs...)
 }
 
@@ -108,7 +108,7 @@ func (s *session) SignWithFlags(key ssh.PublicKey, message []byte, _ agent.Signa
 		s.failed("signature", err, attrs...)
 		return nil, err
 	}
-	s.a.log.Info("signed", append(attrs, "pid", s.peer.PID, "uid", s.peer.UID)...)
+	s.a.log.Info("signed", append(attrs, "client_pid", s.peer.PID, "client_uid", s.peer.UID)...)
 	return &ssh.Signature{Format: ssh.KeyAlgoED25519, Blob: sig}, nil
 }
 
@@ -164,7 +164,7 @@ func (s *session) change(what string, f func([]byte) error, passphrase []byte) e
 		s.failed(what, err)
 		return err
 	}
-	s.a.log.Info(what+"ed", "pid", s.peer.PID, "uid", s.peer.UID)
+	s.a.log.Info(what+"ed", "client_pid", s.peer.PID, "client_uid", s.peer.UID)
 	return nil
 }
 

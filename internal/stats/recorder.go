@@ -119,6 +119,9 @@ func (r *Recorder) Operation(op string, took time.Duration, err error) {
 	r.tpm[op] = o
 }
 
+// now is the time as the file has it, whatever the machine's clock says.
+func now() int64 { return min(max(time.Now().Unix(), 1), maxTime) }
+
 // count enters a time into its bucket.
 func (o *Operation) count(took time.Duration) {
 	i, _ := slices.BinarySearch(Bounds, took)
@@ -139,7 +142,7 @@ var events = map[sealstore.Event]int{
 func (r *Recorder) event(serial string, e sealstore.Event) {
 	t := r.token(serial)
 	if e == sealstore.EventLogin || e == sealstore.EventSOLogin {
-		t.lastLogin.Store(time.Now().Unix())
+		t.lastLogin.Store(now())
 	}
 	r.count(t, events[e])
 }
@@ -154,7 +157,7 @@ func (r *Recorder) Signed(serial string, err error) {
 		r.count(t, failedSignatures)
 		return
 	}
-	t.lastSignature.Store(time.Now().Unix())
+	t.lastSignature.Store(now())
 	r.count(t, signatures)
 }
 
@@ -259,7 +262,7 @@ func (r *Recorder) merge(old []byte, damage error, d *File) ([]byte, error) {
 		f, _ = Decode(nil)
 	}
 	if f.Since == 0 {
-		f.Since = time.Now().Unix()
+		f.Since = now()
 	}
 	f.add(d)
 	for serial := range f.Tokens {

@@ -1,6 +1,8 @@
 package swtpmtest
 
 import (
+	"crypto/x509"
+	"encoding/pem"
 	"fmt"
 	"os"
 	"os/exec"
@@ -70,6 +72,26 @@ func (m *Maker) CA() string {
 		m.t.Fatal(err)
 	}
 	return path
+}
+
+// Certificates reads those of CA.
+func (m *Maker) Certificates() (all []*x509.Certificate) {
+	m.t.Helper()
+	data, err := os.ReadFile(m.CA())
+	if err != nil {
+		m.t.Fatal(err)
+	}
+	for b, rest := pem.Decode(data); b != nil; b, rest = pem.Decode(rest) {
+		c, err := x509.ParseCertificate(b.Bytes)
+		if err != nil {
+			m.t.Fatal(err)
+		}
+		all = append(all, c)
+	}
+	if len(all) != 2 {
+		m.t.Fatalf("%d certificates", len(all))
+	}
+	return all
 }
 
 // Start makes a TPM with certificates of its endorsement keys and of its

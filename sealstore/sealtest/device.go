@@ -77,7 +77,7 @@ func deviceKeys(t *testing.T, f *fixture) {
 
 	// A binding that comes later does not bind it; one that was there does, and
 	// cannot be taken from it.
-	ok(t, tok.Bind(UserPIN, SOPIN, sealstore.BindingSpec{Bank: "sha256", PCRs: []int{7}}))
+	ok(t, tok.Bind(UserPIN, SOPIN, sealstore.BindingSpec{Bank: "sha256", PCRs: []int{7}}, nil))
 	if n, err := tok.Unbound(); err != nil || n != 3 {
 		t.Errorf("%d keys are not bound: %v", n, err)
 	}
@@ -89,7 +89,7 @@ func deviceKeys(t *testing.T, f *fixture) {
 	ok(t, err)
 	sig, err = tok.Sign(b.ID, digest)
 	verifies(bound.Public, sig, err)
-	if err := tok.Unbind(UserPIN, SOPIN); err == nil {
+	if err := tok.Unbind(UserPIN, SOPIN, nil); err == nil {
 		t.Error("the binding was taken away from a key that needs it")
 	}
 	f.suite.Extend(t, f.device, 7)
@@ -99,7 +99,7 @@ func deviceKeys(t *testing.T, f *fixture) {
 	sig, err = tok.Sign(b.ID, digest)
 	verifies(bound.Public, sig, err)
 	ok(t, tok.DeleteObject(b.ID))
-	ok(t, tok.Unbind(UserPIN, SOPIN))
+	ok(t, tok.Unbind(UserPIN, SOPIN, nil))
 	sig, err = tok.Sign(o.ID, digest)
 	verifies(k.Public, sig, err)
 }

@@ -105,7 +105,7 @@ check "ssh logs in" remote "$user@127.0.0.1" echo in
 output_has "in" '^in$'
 hostprint=$(ssh-keygen -lf "$WORK/hostkey.pub" | cut -d' ' -f2)
 logged() { grep -E -- "$1" "$WORK/t/log"; }
-check "the log has the login" logged "msg=signed .*for=ssh-login user=$user host=SHA256:[^ ]+ pid=[0-9]+ uid=$(id -u)"
+check "the log has the login" logged "msg=signed .*for=ssh-login user=$user host=SHA256:[^ ]+ client_pid=[0-9]+ client_uid=$(id -u)"
 certified() {
     ssh-keygen -q -s "$WORK/ca" -I icn -n "$user" "$WORK/key.pub"
     : >"$WORK/authorized"
@@ -173,7 +173,7 @@ if [ "$(id -u)" = 0 ]; then
     chmod 755 "$WORK/a"
     chmod 666 "$WORK/a/s"
     refuse "who can is refused" "${nobody[@]}" "$WORK/icn-p11" agent list --socket "$WORK/a/s"
-    check "and named in the log" logged "msg=\"connection refused\" pid=[0-9]+ uid=$(id -u nobody)"
+    check "and named in the log" logged "msg=\"connection refused\" pid=[0-9]+ client_pid=[0-9]+ client_uid=$(id -u nobody)"
     mkdir -m 755 "$WORK/shared"
     as=(setpriv --bounding-set=-all --inh-caps=-all)
     serve shared --pin-source "file:$WORK/t/pin" --allow-uid "$(id -u nobody)" --ssh-only

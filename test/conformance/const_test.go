@@ -82,13 +82,9 @@ func allFunctions() []string {
 // absent are the functions of abilities that the token has not, with the
 // section that describes each.
 var absent = map[string]string{
-	"C_EncryptInit": "5.8.1", "C_Encrypt": "5.8.2", "C_EncryptUpdate": "5.8.3", "C_EncryptFinal": "5.8.4",
 	"C_MessageEncryptInit": "5.9.1", "C_EncryptMessage": "5.9.2", "C_EncryptMessageBegin": "5.9.3", "C_EncryptMessageNext": "5.9.4", "C_MessageEncryptFinal": "5.9.5",
-	"C_DecryptInit": "5.10.1", "C_Decrypt": "5.10.2", "C_DecryptUpdate": "5.10.3", "C_DecryptFinal": "5.10.4",
 	"C_MessageDecryptInit": "5.11.1", "C_DecryptMessage": "5.11.2", "C_DecryptMessageBegin": "5.11.3", "C_DecryptMessageNext": "5.11.4", "C_MessageDecryptFinal": "5.11.5",
 	"C_SignRecoverInit": "5.13.5", "C_SignRecover": "5.13.6", "C_VerifyRecoverInit": "5.15.5", "C_VerifyRecover": "5.15.6",
-	"C_DigestEncryptUpdate": "5.17.1", "C_DecryptDigestUpdate": "5.17.2", "C_SignEncryptUpdate": "5.17.3", "C_DecryptVerifyUpdate": "5.17.4",
-	"C_GenerateKey": "5.18.1", "C_WrapKey": "5.18.3", "C_UnwrapKey": "5.18.4", "C_DeriveKey": "5.18.5",
 	"C_WrapKeyAuthenticated": "v3.2 5.18.6", "C_UnwrapKeyAuthenticated": "v3.2 5.18.7", "C_EncapsulateKey": "v3.2 5.18.8", "C_DecapsulateKey": "v3.2 5.18.9",
 	"C_AsyncComplete": "v3.2 5.21.1", "C_AsyncGetID": "v3.2 5.21.2", "C_AsyncJoin": "v3.2 5.21.3",
 }

@@ -69,8 +69,8 @@ func initRows(section, name, other string, key, wrongHalf, useless, forOthers st
 	return []row{
 		begin("a key that may do it", ck.CKR_OK, good, obj(key)),
 		begin("a mechanism of another kind", ck.CKR_MECHANISM_INVALID, func(*env) *p11tool.Mechanism { return mech(ck.CKM_SHA256) }, obj(key)),
-		begin("a mechanism that is not there", ck.CKR_MECHANISM_INVALID, func(*env) *p11tool.Mechanism { return mech(ck.CKM_ECDSA) }, obj(key)),
-		begin("a mechanism comes before a key", ck.CKR_MECHANISM_INVALID, func(*env) *p11tool.Mechanism { return mech(ck.CKM_ECDSA) }, handle(0)),
+		begin("a mechanism that is not there", ck.CKR_MECHANISM_INVALID, func(*env) *p11tool.Mechanism { return mech(ck.CKM_RSA_PKCS) }, obj(key)),
+		begin("a mechanism comes before a key", ck.CKR_MECHANISM_INVALID, func(*env) *p11tool.Mechanism { return mech(ck.CKM_RSA_PKCS) }, handle(0)),
 		begin("a parameter of the wrong length", ck.CKR_MECHANISM_PARAM_INVALID, param([]byte{1}), obj(key)),
 		begin("a parameter comes before a key", ck.CKR_MECHANISM_PARAM_INVALID, param([]byte{1}), handle(0)),
 		begin("a parameter with an empty context and without phFlag", ck.CKR_MECHANISM_PARAM_INVALID, func(e *env) *p11tool.Mechanism { return e.eddsa(false, "") }, obj(key)),
@@ -91,7 +91,7 @@ func initRows(section, name, other string, key, wrongHalf, useless, forOthers st
 		}},
 		{section, name + " while an operation is active comes before the mechanism", "", ck.CKR_OPERATION_ACTIVE, func(e *env) rv {
 			e.ok(name, append([]any{e.s, mech(ckmEdDSA), e.f.obj[key]}, args...)...)
-			return e.call(name, append([]any{e.s, mech(ck.CKM_ECDSA), 0}, args...)...)
+			return e.call(name, append([]any{e.s, mech(ck.CKM_RSA_PKCS), 0}, args...)...)
 		}},
 		{section, name + " and " + other + " at a time", "", ck.CKR_OPERATION_ACTIVE, func(e *env) rv {
 			e.ok(other, e.s, mech(ckmEdDSA), e.f.obj[key])

@@ -78,7 +78,7 @@ func slots() (rows []row) {
 		}},
 		row{"5.5.3", "C_GetTokenInfo of a token with both PINs", "", ck.CKR_OK, func(e *env) rv {
 			i := e.token(e.f.token)
-			const flags = ck.CKF_RNG | ck.CKF_LOGIN_REQUIRED | ck.CKF_USER_PIN_INITIALIZED | ck.CKF_RESTORE_KEY_NOT_NEEDED | ck.CKF_TOKEN_INITIALIZED
+			const flags = ck.CKF_RNG | ck.CKF_LOGIN_REQUIRED | ck.CKF_USER_PIN_INITIALIZED | ck.CKF_RESTORE_KEY_NOT_NEEDED | ck.CKF_DUAL_CRYPTO_OPERATIONS | ck.CKF_TOKEN_INITIALIZED
 			e.check(i.flags == flags, "flags %x", i.flags)
 			e.check(i.label == fmt.Sprintf("%-32s", "conformance"), "label %q", i.label)
 			e.check(i.maxPIN == 255 && i.minPIN == 4, "PINs of %d to %d bytes", i.minPIN, i.maxPIN)
