@@ -215,10 +215,10 @@ func (l *library) add(h SessionHandle, s *slot, o *object, secret []byte) (Objec
 	return o.handle, nil
 }
 
-// about is what the store records of a secret: the public key that follows
-// from a private one.
+// about is what the store records of a secret: the public key of an Ed25519 key,
+// of which evidence, backups and migrations speak.
 func about(a attrs, secret []byte) []byte {
-	if secret == nil || a.ulong(CKA_CLASS) != CKO_PRIVATE_KEY {
+	if secret == nil || a.ulong(CKA_CLASS) != CKO_PRIVATE_KEY || a.ulong(CKA_KEY_TYPE) != CKK_EC_EDWARDS {
 		return nil
 	}
 	return a[CKA_EC_POINT]
