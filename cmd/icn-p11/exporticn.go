@@ -14,7 +14,6 @@ import (
 	"github.com/InterCooperative-Network/icn-p11/internal/eddsa"
 	"github.com/InterCooperative-Network/icn-p11/internal/icnblob"
 	"github.com/InterCooperative-Network/icn-p11/internal/secmem"
-	"github.com/InterCooperative-Network/icn-p11/p11"
 	"github.com/InterCooperative-Network/icn-p11/sealstore"
 	"github.com/InterCooperative-Network/icn-p11/tpm"
 )
@@ -99,19 +98,15 @@ func (a *app) exportICN(args []string, o *icnExport, b *icnblob.Blob) error {
 	if !t.Recoverable {
 		return fmt.Errorf("token %s: %w", printable(t.Label), sealstore.ErrNotRecoverable)
 	}
-	var k tokenKey
-	err = p.inModule(t, func(m *module, s p11.SessionHandle) (err error) {
-		k, err = m.key(s, t, optional(args))
-		return explain(err)
-	})
+	k, err := p.publicKey(t, optional(args))
 	if err != nil {
 		return err
 	}
 	b.PublicKey = k.public
-	if !o.dryRun {
+	if o.dryRun {
+		err = p.opens(t)
+	} else {
 		err = p.writeICN(t, k, o, b)
-	} else if err = p.usable(t, sealstore.SO); err == nil && (t.UserPIN || t.NoPIN) {
-		err = p.usable(t, sealstore.User)
 	}
 	if err != nil {
 		return err

@@ -256,9 +256,7 @@ func (a *app) send(arg string, c sendFlags) error {
 	}
 	r := migrationResult{Serial: t.Serial, Label: t.Label, Offer: o.ID.String(), Root: hex.EncodeToString(o.RootName), Move: c.move, File: c.out.path, DryRun: c.dryRun}
 	if c.dryRun {
-		if err = p.usable(t, sealstore.SO); err == nil {
-			err = p.usable(t, sealstore.User)
-		}
+		err = p.opens(t)
 	} else {
 		err = p.withBoth(t, c.change, func(user, so []byte) error {
 			return a.pack(p, t, tok, o, c, user, so)
