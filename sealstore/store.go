@@ -127,7 +127,7 @@ func (f *tokenFile) info() TokenInfo {
 		NoPIN:       f.User != nil && f.User.NoPIN,
 		Recoverable: f.recoverable(),
 		Created:     time.Unix(int64(f.Created), 0).UTC(),
-		Parent:      f.Parent,
+		Parent:      bytes.Clone(f.Parent),
 	}
 }
 
