@@ -135,31 +135,22 @@ func (p *place) writeICN(t sealstore.TokenInfo, k tokenKey, o *icnExport, b *icn
 		return err
 	}
 	defer owner.Destroy()
-	so, err := o.so.Read("SO PIN", false)
-	if err != nil {
-		return err
-	}
-	defer so.Destroy()
-	var user *secmem.Buffer
-	if t.UserPIN {
-		if user, err = o.user.Read("user PIN", false); err != nil {
+	err = o.withPINs(t.UserPIN, false, func(user, so []byte) error {
+		step, end := p.progress("Taking the keys out")
+		c, err := tok.Export(user, so, step)
+		end()
+		if err != nil {
+			return p.bindingFailure(t, err)
+		}
+		defer c.Destroy()
+		seed, err := seedOf(c, k)
+		if err != nil {
 			return err
 		}
-		defer user.Destroy()
-	}
-	step, end := p.progress("Taking the keys out")
-	c, err := tok.Export(user.Bytes(), so.Bytes(), step)
-	end()
-	if err != nil {
-		return p.bindingFailure(t, err)
-	}
-	defer c.Destroy()
-	seed, err := seedOf(c, k)
+		return explain(p.sealICN(t, b, owner.Bytes(), seed))
+	})
 	if err != nil {
 		return err
-	}
-	if err := p.sealICN(t, b, owner.Bytes(), seed); err != nil {
-		return explain(err)
 	}
 	data := b.Marshal()
 	return o.out.write(data, func(back []byte) error {

@@ -183,19 +183,12 @@ func (a *app) init(o initFlags, from *keyFile) error {
 		return err
 	}
 	defer imported.destroy()
-	so, err := o.so.Read("SO PIN", true)
-	if err != nil {
+	var t sealstore.TokenInfo
+	var k tokenKey
+	err = o.withPINs(!o.noPIN, true, func(user, so []byte) (err error) {
+		t, k, err = a.create(p, o, imported, so, user)
 		return err
-	}
-	defer so.Destroy()
-	var user *secmem.Buffer
-	if !o.noPIN {
-		if user, err = o.user.Read("user PIN", true); err != nil {
-			return err
-		}
-		defer user.Destroy()
-	}
-	t, k, err := a.create(p, o, imported, so.Bytes(), user.Bytes())
+	})
 	if err != nil {
 		return err
 	}

@@ -280,19 +280,7 @@ func (p *place) withBoth(t sealstore.TokenInfo, c change, f func(user, so []byte
 	if err := p.reachable(); err != nil {
 		return err
 	}
-	so, err := c.so.Read("SO PIN", false)
-	if err != nil {
-		return err
-	}
-	defer so.Destroy()
-	var user *secmem.Buffer
-	if t.UserPIN {
-		if user, err = c.user.Read("user PIN", false); err != nil {
-			return err
-		}
-		defer user.Destroy()
-	}
-	return f(user.Bytes(), so.Bytes())
+	return c.withPINs(t.UserPIN, false, f)
 }
 
 func readOffer(name string) (*migration.Offer, error) {

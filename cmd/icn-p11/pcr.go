@@ -15,7 +15,6 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/InterCooperative-Network/icn-p11/internal/bootlog"
-	"github.com/InterCooperative-Network/icn-p11/internal/secmem"
 	"github.com/InterCooperative-Network/icn-p11/sealstore"
 )
 
@@ -184,19 +183,9 @@ func (p *place) changeBinding(t sealstore.TokenInfo, c change, r rebinding) erro
 	if err := p.checkBinding(tok, r); err != nil || c.dryRun {
 		return p.bindingFailure(t, err)
 	}
-	so, err := c.so.Read("SO PIN", false)
-	if err != nil {
-		return err
-	}
-	defer so.Destroy()
-	var user *secmem.Buffer
-	if t.UserPIN && r.userPIN {
-		if user, err = c.user.Read("user PIN", false); err != nil {
-			return err
-		}
-		defer user.Destroy()
-	}
-	return p.bindingFailure(t, r.do(tok, user.Bytes(), so.Bytes()))
+	return c.withPINs(t.UserPIN && r.userPIN, false, func(user, so []byte) error {
+		return p.bindingFailure(t, r.do(tok, user, so))
+	})
 }
 
 func (p *place) checkBinding(tok *sealstore.Token, r rebinding) error {
