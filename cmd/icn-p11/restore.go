@@ -206,9 +206,7 @@ func (a *app) putBack(p *place, b *backup.Backup, c restoreFlags, r *restoreResu
 		}
 	}
 	slots, _ := p.slots()
-	if id, ok := slots[t.Serial]; ok {
-		r.Slot = &id
-	}
+	r.Slot = slotIn(slots, t.Serial)
 	return nil
 }
 
