@@ -72,13 +72,9 @@ has the offer can send to it: --did says whose key has to be in what has arrived
 }
 
 func (a *app) accept(c acceptFlags) error {
-	data, err := readInput(c.file, migration.MaxParcel)
+	parcel, err := parseFile(c.file, migration.MaxParcel, migration.ParseParcel)
 	if err != nil {
 		return err
-	}
-	parcel, err := migration.ParseParcel(data)
-	if err != nil {
-		return fmt.Errorf("%s: %w", c.file, err)
 	}
 	if c.proof == "" && parcel.Move {
 		if c.proof = c.file + ".proof"; !isPath(c.file) {
@@ -241,10 +237,8 @@ func checkProofFile(x *migration.Opened, path string) error {
 	if err == nil {
 		return nil
 	}
-	if data, rerr := readInput(path, maxText); rerr == nil {
-		if proof, perr := migration.ParseProof(data); perr == nil && x.Proves(proof) {
-			return nil
-		}
+	if proof, perr := parseFile(path, migration.MaxProof, migration.ParseProof); perr == nil && x.Proves(proof) {
+		return nil
 	}
 	return err
 }
