@@ -98,7 +98,7 @@ func (s *session) SignWithFlags(key ssh.PublicKey, message []byte, _ agent.Signa
 	if s.a.opt.SSHOnly && p.kind == kindMessage {
 		err = errors.New("neither an SSH login nor an SSH signature, and --ssh-only is set")
 	} else {
-		err = s.a.confirm(s.question(k, p), s.gone)
+		err = s.a.confirm(func() string { return s.question(k, p) }, s.gone)
 	}
 	var sig []byte
 	if err == nil {
