@@ -167,12 +167,10 @@ func seedOf(c *sealstore.Contents, k tokenKey) ([]byte, error) {
 		if len(o.Secret) != eddsa.SeedSize {
 			continue
 		}
-		key, err := eddsa.NewKey(o.Secret)
+		public, err := eddsa.PublicOf(o.Secret)
 		if err != nil {
 			return nil, err
 		}
-		public := key.Public()
-		key.Destroy()
 		if public == k.public {
 			return o.Secret, nil
 		}

@@ -106,6 +106,17 @@ func (k *Key) expand(seed []byte) {
 	copy(k.public[:], p.ScalarBaseMult(&k.secret.scalar).Bytes())
 }
 
+// PublicOf gives the public key that belongs to a seed, which stays the caller's
+// to wipe.
+func PublicOf(seed []byte) (public [PublicKeySize]byte, err error) {
+	k, err := NewKey(seed)
+	if err != nil {
+		return public, err
+	}
+	defer k.Destroy()
+	return k.public, nil
+}
+
 // Public gives the public key.
 func (k *Key) Public() [PublicKeySize]byte { return k.public }
 
