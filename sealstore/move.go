@@ -52,7 +52,7 @@ func decodeMove(p []byte) (*Move, error) {
 	m := new(Move)
 	copy(m.Offer[:], d.take(len(m.Offer)))
 	started := d.uint64()
-	if started > maxCreated {
+	if started > MaxCreated {
 		d.fail("creation time %d", started)
 	}
 	m.Started = time.Unix(int64(started), 0).UTC()

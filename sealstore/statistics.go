@@ -89,7 +89,7 @@ func (s *Store) countable() error {
 
 // Holds tells whether the store has a token, readable or not.
 func (s *Store) Holds(serial string) bool {
-	if !validSerial(serial) {
+	if !ValidSerial(serial) {
 		return false
 	}
 	_, err := os.Lstat(s.tokenDir(serial))

@@ -521,7 +521,7 @@ func TestContentsBounds(t *testing.T) {
 		"a long label":          func(c *contents) { c.label = strings.Repeat("x", sealstore.MaxLabel+1) },
 		"a label in no charset": func(c *contents) { c.label = "\xff" },
 		"a far slot":            func(c *contents) { c.slot = sealstore.MaxSlot + 1 },
-		"a far date":            func(c *contents) { c.created = maxCreated + 1 },
+		"a far date":            func(c *contents) { c.created = sealstore.MaxCreated + 1 },
 		"an unknown bank":       func(c *contents) { c.binding.Bank = "md5" },
 		"PCRs out of order":     func(c *contents) { c.binding.PCRs = []int{7, 0} },
 		"no PCRs":               func(c *contents) { c.binding.PCRs = nil },
