@@ -34,10 +34,10 @@ const (
 
 // Sizes in bytes.
 const (
-	// MinNonce is the length of the shortest nonce: nobody can have prepared
+	// minNonce is the length of the shortest nonce: nobody can have prepared
 	// evidence for one that was drawn at random.
-	MinNonce = 16
-	MaxNonce = 32
+	minNonce = 16
+	maxNonce = 32
 
 	// MaxFile bounds every file of this package.
 	MaxFile = 128 << 10
@@ -112,8 +112,8 @@ func New(nonce []byte, public [ed25519.PublicKeySize]byte) *Evidence {
 // CheckNonce refuses a nonce that is too short to be unforeseeable, or too
 // long.
 func CheckNonce(nonce []byte) error {
-	if len(nonce) < MinNonce || len(nonce) > MaxNonce {
-		return fmt.Errorf("a nonce has %d to %d bytes, not %d", MinNonce, MaxNonce, len(nonce))
+	if len(nonce) < minNonce || len(nonce) > maxNonce {
+		return fmt.Errorf("a nonce has %d to %d bytes, not %d", minNonce, maxNonce, len(nonce))
 	}
 	return nil
 }

@@ -116,14 +116,14 @@ func (s Source) ReadPassword(what string) (*secmem.Buffer, error) {
 	return s.get(what, false, 0, "a password")
 }
 
-// MinPassphrase is the length of the shortest new passphrase, in bytes. Unlike
+// minPassphrase is the length of the shortest new passphrase, in bytes. Unlike
 // a PIN, whose tries the TPM counts, it can be guessed at for ever.
-const MinPassphrase = 8
+const minPassphrase = 8
 
 // ReadNewPassphrase is Read for a passphrase that something is encrypted under
 // from now on.
 func (s Source) ReadNewPassphrase(what string) (*secmem.Buffer, error) {
-	return s.get(what, true, MinPassphrase, "a passphrase")
+	return s.get(what, true, minPassphrase, "a passphrase")
 }
 
 func (s Source) get(what string, fresh bool, least int, kind string) (*secmem.Buffer, error) {

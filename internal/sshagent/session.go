@@ -10,15 +10,15 @@ import (
 	"golang.org/x/crypto/ssh/agent"
 )
 
-// Peer is the process at the other end of a connection, as the kernel tells.
+// process is the one at the other end of a connection, as the kernel tells.
 // Its number may have gone to another process since; its user has not.
-type Peer struct {
+type process struct {
 	PID int
 	UID uint32
 }
 
-// program is the name of the peer's program, which that may choose.
-func (p Peer) program() string {
+// program is the name of its program, which that may choose.
+func (p process) program() string {
 	name, err := os.ReadFile(fmt.Sprintf("/proc/%d/comm", p.PID))
 	if err != nil {
 		return "unknown"
@@ -30,7 +30,7 @@ func (p Peer) program() string {
 // [agent.ExtendedAgent].
 type session struct {
 	a        *Agent
-	peer     Peer
+	peer     process
 	gone     func() bool
 	bindings []binding
 }
