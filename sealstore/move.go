@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"os"
 	"path/filepath"
 	"slices"
 	"time"
@@ -132,14 +131,7 @@ func (t *Token) Move() (*Move, error) {
 // CancelMove forgets a pending move. It fails with ErrNotFound if there is none.
 func (t *Token) CancelMove() error {
 	return t.locked(func(*tokenFile) error {
-		path := filepath.Join(t.path, moveName)
-		if err := os.Remove(path); err != nil {
-			return writeError(path, err)
-		}
-		if err := syncDir(t.path); err != nil {
-			return writeError(path, err)
-		}
-		return nil
+		return removeFile(t.path, moveName)
 	})
 }
 

@@ -11,8 +11,6 @@ import (
 	"path/filepath"
 	"slices"
 	"time"
-
-	"golang.org/x/sys/unix"
 )
 
 // OfferID names an offer to receive a token from another machine.
@@ -102,14 +100,9 @@ func (s *Store) KeepOffer(id OfferID, secret []byte) error {
 
 func (s *Store) readOffer(id OfferID) (*offerFile, error) {
 	path := s.offerPath(id)
-	dir, err := openDir(unix.AT_FDCWD, s.offersDir(), s.offersDir())
+	p, err := readFile(s.offersDir(), filepath.Base(path), maxOfferFile)
 	if err != nil {
-		return nil, readError(path, err)
-	}
-	defer dir.Close()
-	p, _, err := readAt(dir, filepath.Base(path), maxOfferFile)
-	if err != nil {
-		return nil, readError(path, err)
+		return nil, err
 	}
 	f, err := decodeOffer(p)
 	if err != nil {
@@ -153,14 +146,7 @@ func (s *Store) DropOffer(id OfferID) error {
 	}
 	defer l.unlock()
 	removeTemps(s.offersDir())
-	path := s.offerPath(id)
-	if err := os.Remove(path); err != nil {
-		return writeError(path, err)
-	}
-	if err := syncDir(s.offersDir()); err != nil {
-		return writeError(path, err)
-	}
-	return nil
+	return removeFile(s.offersDir(), hex.EncodeToString(id[:]))
 }
 
 // Offers lists the offers whose secrets are kept, the oldest first. Files that

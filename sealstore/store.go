@@ -349,13 +349,7 @@ func (s *Store) create(p InitParams) (TokenInfo, error) {
 	if p.Slot != nil && *p.Slot != f.Slot {
 		return TokenInfo{}, fmt.Errorf("slot %d: %w", *p.Slot, ErrSlotTaken)
 	}
-	root, public, err := s.initialise(f, pinsOf{so: p.SOPIN, noPIN: p.NoPIN}, p.Binding)
-	if err != nil {
-		return TokenInfo{}, err
-	}
-	root.destroy()
-	public.destroy()
-	temp, err := s.build(f, nil)
+	temp, err := s.buildNew(f, pinsOf{so: p.SOPIN, noPIN: p.NoPIN}, p.Binding)
 	if err != nil {
 		return TokenInfo{}, err
 	}
@@ -534,6 +528,17 @@ func (s *Store) verifySeal(parent []byte, b Blob, auth, want []byte) error {
 	return nil
 }
 
+// buildNew is build for a token that gets its secrets, and has no objects yet.
+func (s *Store) buildNew(f *tokenFile, pins pinsOf, binding *BindingSpec) (string, error) {
+	root, public, err := s.initialise(f, pins, binding)
+	if err != nil {
+		return "", err
+	}
+	root.destroy()
+	public.destroy()
+	return s.build(f, nil)
+}
+
 // build writes a complete token under a temporary name, or nothing. fill adds
 // the objects to their directory; nil: there are none.
 func (s *Store) build(f *tokenFile, fill func(objects string) error) (string, error) {
@@ -621,13 +626,7 @@ func (s *Store) reinit(serial, label string, soPIN []byte, binding *BindingSpec)
 
 	removeTemps(s.tokensDir())
 	f := &tokenFile{Serial: old.Serial, Slot: old.Slot, Created: uint64(time.Now().Unix()), Label: padded}
-	root, public, err := s.initialise(f, pinsOf{so: soPIN}, binding)
-	if err != nil {
-		return TokenInfo{}, err
-	}
-	root.destroy()
-	public.destroy()
-	temp, err := s.build(f, nil)
+	temp, err := s.buildNew(f, pinsOf{so: soPIN}, binding)
 	if err != nil {
 		return TokenInfo{}, err
 	}
