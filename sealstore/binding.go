@@ -7,8 +7,6 @@ import (
 	"path/filepath"
 	"slices"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/InterCooperative-Network/icn-p11/internal/advice"
 	"github.com/InterCooperative-Network/icn-p11/internal/secmem"
 )
@@ -500,15 +498,5 @@ func (t *Token) SaveBootLog(p []byte) error {
 
 // BootLog gives what SaveBootLog kept, or ErrNotFound.
 func (t *Token) BootLog() ([]byte, error) {
-	path := filepath.Join(t.path, bootLogName)
-	dir, err := openDir(unix.AT_FDCWD, t.path, t.path)
-	if err != nil {
-		return nil, readError(path, err)
-	}
-	defer dir.Close()
-	p, _, err := readAt(dir, bootLogName, maxBootLog)
-	if err != nil {
-		return nil, readError(path, err)
-	}
-	return p, nil
+	return readFile(t.path, bootLogName, maxBootLog)
 }

@@ -90,13 +90,13 @@ func (c *Contents) Destroy() {
 // Check tells whether a Contents can be restored: all that the store would
 // refuse of it.
 func (c *Contents) Check() error {
-	if !validSerial(c.Serial) {
+	if !ValidSerial(c.Serial) {
 		return fmt.Errorf("%w: serial number %q", ErrIntegrity, c.Serial)
 	}
 	if _, err := padLabel(c.Label); err != nil {
 		return err
 	}
-	if s := c.Created.Unix(); c.Slot > MaxSlot || s < 0 || s > maxCreated || c.UserPIN && c.NoPIN {
+	if s := c.Created.Unix(); c.Slot > MaxSlot || s < 0 || s > MaxCreated || c.UserPIN && c.NoPIN {
 		return fmt.Errorf("%w: slot %d, created %d, PIN set %t and not needed %t", ErrIntegrity, c.Slot, s, c.UserPIN, c.NoPIN)
 	}
 	if c.Binding != nil {
@@ -429,15 +429,6 @@ func (t *Token) Files(userPIN, soPIN []byte) (x *Files, err error) {
 func (x *Files) Check() error {
 	_, _, err := x.decode()
 	return err
-}
-
-// Info is what the token's file says, which only a login authenticates.
-func (x *Files) Info() (TokenInfo, error) {
-	f, _, err := x.decode()
-	if err != nil {
-		return TokenInfo{}, err
-	}
-	return f.info(), nil
 }
 
 func (x *Files) decode() (*tokenFile, []*objectFile, error) {

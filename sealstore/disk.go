@@ -80,6 +80,34 @@ func statAt(dir *os.File, name string) (fileID, error) {
 	return identify(&st), nil
 }
 
+// readFile reads a file of a directory that nothing has opened yet.
+func readFile(dir, name string, limit int) ([]byte, error) {
+	path := filepath.Join(dir, name)
+	d, err := openDir(unix.AT_FDCWD, dir, dir)
+	if err != nil {
+		return nil, readError(path, err)
+	}
+	defer d.Close()
+	p, _, err := readAt(d, name, limit)
+	if err != nil {
+		return nil, readError(path, err)
+	}
+	return p, nil
+}
+
+// removeFile removes a file of a directory durably.
+func removeFile(dir, name string) error {
+	path := filepath.Join(dir, name)
+	err := os.Remove(path)
+	if err == nil {
+		err = syncDir(dir)
+	}
+	if err != nil {
+		return writeError(path, err)
+	}
+	return nil
+}
+
 // readAt reads a regular file of at most limit bytes.
 func readAt(dir *os.File, name string, limit int) ([]byte, fileID, error) {
 	fd := -1

@@ -14,6 +14,14 @@ func WithoutRenameat2(t *testing.T) {
 	t.Cleanup(func() { renameat2 = old })
 }
 
+// Settle has the token file that was read last be old enough for its times to
+// tell whether it is another one.
+func Settle(t *Token) {
+	t.cache.Lock()
+	defer t.cache.Unlock()
+	t.fileAt = t.fileAt.Add(2 * racyWindow)
+}
+
 // BusSecrets gives everything that must never pass in the clear between the
 // store and the device: what a login of the SO knows, and what follows from
 // PINs.

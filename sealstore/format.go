@@ -27,8 +27,9 @@ const (
 	maxCreation = 1024 // of its data
 	maxMark     = 256  // of its ticket
 
-	// maxCreated is the end of the year 9999, beyond which a date cannot be shown.
-	maxCreated = 253402300799
+	// MaxCreated is the end of the year 9999, beyond which a date cannot be shown,
+	// in seconds since 1970.
+	MaxCreated = 253402300799
 
 	maxTokenFile = 7 + 1 + serialSize + 4 + 8 + 1 + MaxLabel + 2*(2+maxName) + 1 +
 		2*(saltSize+9) + 6*(2+maxBlobPart) + maxBinding + macSize
@@ -150,7 +151,7 @@ func decodeToken(p []byte) (*tokenFile, error) {
 		f.Slot = 0
 	}
 	f.Created = d.uint64()
-	if f.Created > maxCreated {
+	if f.Created > MaxCreated {
 		d.fail("creation time %d", f.Created)
 	}
 	f.Flags = d.flags(flagRecoverable)

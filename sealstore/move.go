@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"os"
 	"path/filepath"
 	"slices"
 	"time"
@@ -52,7 +51,7 @@ func decodeMove(p []byte) (*Move, error) {
 	m := new(Move)
 	copy(m.Offer[:], d.take(len(m.Offer)))
 	started := d.uint64()
-	if started > maxCreated {
+	if started > MaxCreated {
 		d.fail("creation time %d", started)
 	}
 	m.Started = time.Unix(int64(started), 0).UTC()
@@ -132,14 +131,7 @@ func (t *Token) Move() (*Move, error) {
 // CancelMove forgets a pending move. It fails with ErrNotFound if there is none.
 func (t *Token) CancelMove() error {
 	return t.locked(func(*tokenFile) error {
-		path := filepath.Join(t.path, moveName)
-		if err := os.Remove(path); err != nil {
-			return writeError(path, err)
-		}
-		if err := syncDir(t.path); err != nil {
-			return writeError(path, err)
-		}
-		return nil
+		return removeFile(t.path, moveName)
 	})
 }
 

@@ -515,13 +515,9 @@ func (t *Token) DeleteObject(id ID) error {
 		return err
 	}
 	objects := filepath.Join(t.path, objectsName)
-	path := filepath.Join(objects, idName(id))
 	removeTemps(objects)
-	if err := os.Remove(path); err != nil {
-		return writeError(path, err)
-	}
-	if err := syncDir(objects); err != nil {
-		return writeError(path, err)
+	if err := removeFile(objects, idName(id)); err != nil {
+		return err
 	}
 	t.objects[id].wipe()
 	delete(t.objects, id)

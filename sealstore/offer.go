@@ -11,8 +11,6 @@ import (
 	"path/filepath"
 	"slices"
 	"time"
-
-	"golang.org/x/sys/unix"
 )
 
 // OfferID names an offer to receive a token from another machine.
@@ -52,7 +50,7 @@ func decodeOffer(p []byte) (*offerFile, error) {
 	d.magic(offerMagic)
 	f := new(offerFile)
 	copy(f.ID[:], d.take(len(f.ID)))
-	if f.Created = d.uint64(); f.Created > maxCreated {
+	if f.Created = d.uint64(); f.Created > MaxCreated {
 		d.fail("creation time %d", f.Created)
 	}
 	f.Parent = d.sized(maxName)
@@ -81,9 +79,6 @@ func (s *Store) KeepOffer(id OfferID, secret []byte) error {
 	if f.Blob, err = s.sealer.Seal(f.Parent, secret, nil, SealOptions{}); err == nil {
 		err = s.verifySeal(f.Parent, f.Blob, nil, secret)
 	}
-	if err == nil {
-		err = checkBlob(f.Blob)
-	}
 	if err != nil {
 		return fmt.Errorf("sealing the secret of an offer: %w", err)
 	}
@@ -105,14 +100,9 @@ func (s *Store) KeepOffer(id OfferID, secret []byte) error {
 
 func (s *Store) readOffer(id OfferID) (*offerFile, error) {
 	path := s.offerPath(id)
-	dir, err := openDir(unix.AT_FDCWD, s.offersDir(), s.offersDir())
+	p, err := readFile(s.offersDir(), filepath.Base(path), maxOfferFile)
 	if err != nil {
-		return nil, readError(path, err)
-	}
-	defer dir.Close()
-	p, _, err := readAt(dir, filepath.Base(path), maxOfferFile)
-	if err != nil {
-		return nil, readError(path, err)
+		return nil, err
 	}
 	f, err := decodeOffer(p)
 	if err != nil {
@@ -156,14 +146,7 @@ func (s *Store) DropOffer(id OfferID) error {
 	}
 	defer l.unlock()
 	removeTemps(s.offersDir())
-	path := s.offerPath(id)
-	if err := os.Remove(path); err != nil {
-		return writeError(path, err)
-	}
-	if err := syncDir(s.offersDir()); err != nil {
-		return writeError(path, err)
-	}
-	return nil
+	return removeFile(s.offersDir(), hex.EncodeToString(id[:]))
 }
 
 // Offers lists the offers whose secrets are kept, the oldest first. Files that

@@ -6,8 +6,6 @@ import (
 	"os"
 	"path/filepath"
 	"time"
-
-	"golang.org/x/sys/unix"
 )
 
 // statisticsName is a file beside the tokens with figures about their use. It
@@ -20,19 +18,11 @@ const MaxStatistics = 4 << 20
 // Statistics reads the statistics as they were written last, nil where there
 // are none.
 func (s *Store) Statistics() ([]byte, error) {
-	path := filepath.Join(s.dir, statisticsName)
-	dir, err := openDir(unix.AT_FDCWD, s.dir, s.dir)
-	if err == nil {
-		defer dir.Close()
-		var p []byte
-		if p, _, err = readAt(dir, statisticsName, MaxStatistics); err == nil {
-			return p, nil
-		}
-	}
-	if err = readError(path, err); errors.Is(err, ErrNotFound) {
+	p, err := readFile(s.dir, statisticsName, MaxStatistics)
+	if errors.Is(err, ErrNotFound) {
 		return nil, nil
 	}
-	return nil, err
+	return p, err
 }
 
 // UpdateStatistics replaces the statistics by what change makes of them, while
@@ -89,7 +79,7 @@ func (s *Store) countable() error {
 
 // Holds tells whether the store has a token, readable or not.
 func (s *Store) Holds(serial string) bool {
-	if !validSerial(serial) {
+	if !ValidSerial(serial) {
 		return false
 	}
 	_, err := os.Lstat(s.tokenDir(serial))

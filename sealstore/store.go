@@ -112,8 +112,9 @@ func (s *Store) Close() {
 func (s *Store) tokensDir() string             { return filepath.Join(s.dir, tokensName) }
 func (s *Store) tokenDir(serial string) string { return filepath.Join(s.dir, tokensName, serial) }
 
-// validSerial keeps anything but a serial number out of path names.
-func validSerial(s string) bool {
+// ValidSerial tells whether a text is a serial number: 16 hexadecimal digits, in
+// lower case. Nothing else gets into path names.
+func ValidSerial(s string) bool {
 	b, err := hex.DecodeString(s)
 	return err == nil && len(b) == serialSize && s == strings.ToLower(s)
 }
@@ -127,7 +128,7 @@ func (f *tokenFile) info() TokenInfo {
 		NoPIN:       f.User != nil && f.User.NoPIN,
 		Recoverable: f.recoverable(),
 		Created:     time.Unix(int64(f.Created), 0).UTC(),
-		Parent:      f.Parent,
+		Parent:      bytes.Clone(f.Parent),
 	}
 }
 
@@ -143,11 +144,9 @@ type Census struct {
 	Tokens  []TokenInfo // by slot number
 	LeftOut []LeftOut   // by serial number: those that cannot be used
 	dir     string
-	// free is the lowest slot number above those of all tokens, left out or
-	// not, as far as they still tell theirs: it is theirs again when somebody
-	// restores the file.
-	free uint32
-	// taken are the slot numbers of all tokens, likewise, by serial number.
+	// taken are the slot numbers of all tokens by serial number, left out or not,
+	// as far as they still tell theirs: it is theirs again when somebody restores
+	// the file.
 	taken map[string]uint32
 }
 
@@ -174,14 +173,13 @@ func (s *Store) Scan() (c Census, err error) {
 		c.LeftOut = append(c.LeftOut, LeftOut{serial, Damage{path, err}})
 	}
 	for _, n := range names {
-		if !validSerial(n) {
+		if !ValidSerial(n) {
 			continue
 		}
 		s.expose(s.tokenDir(n))
 		s.expose(filepath.Join(s.tokenDir(n), objectsName))
 		f, id, err := readToken(s.tokenDir(n), n)
 		if f != nil {
-			c.free = max(c.free, f.Slot+1)
 			c.taken[n] = f.Slot
 		}
 		if err != nil {
@@ -238,20 +236,25 @@ func (s *Store) FreeSlot(reserved ...uint32) (uint32, error) {
 	return c.FreeSlot(reserved...)
 }
 
-// FreeSlot returns the slot number that the next token gets: none that is reserved.
+// FreeSlot returns the slot number that the next token gets: the lowest above
+// those of all tokens that is not reserved.
 func (c Census) FreeSlot(reserved ...uint32) (uint32, error) {
-	for slices.Contains(reserved, c.free) {
-		c.free++
+	var free uint32
+	for _, slot := range c.taken {
+		free = max(free, slot+1)
 	}
-	if c.free > MaxSlot {
+	for slices.Contains(reserved, free) {
+		free++
+	}
+	if free > MaxSlot {
 		return 0, fmt.Errorf("%s: no slot number is left", c.dir)
 	}
-	return c.free, nil
+	return free, nil
 }
 
 // Token returns the token with a serial number, the same one each time.
 func (s *Store) Token(serial string) (*Token, error) {
-	if !validSerial(serial) {
+	if !ValidSerial(serial) {
 		return nil, fmt.Errorf("token %q: %w", serial, ErrNotFound)
 	}
 	f, _, err := readToken(s.tokenDir(serial), serial)
@@ -346,13 +349,7 @@ func (s *Store) create(p InitParams) (TokenInfo, error) {
 	if p.Slot != nil && *p.Slot != f.Slot {
 		return TokenInfo{}, fmt.Errorf("slot %d: %w", *p.Slot, ErrSlotTaken)
 	}
-	root, public, err := s.initialise(f, pinsOf{so: p.SOPIN, noPIN: p.NoPIN}, p.Binding)
-	if err != nil {
-		return TokenInfo{}, err
-	}
-	root.destroy()
-	public.destroy()
-	temp, err := s.build(f, nil)
+	temp, err := s.buildNew(f, pinsOf{so: p.SOPIN, noPIN: p.NoPIN}, p.Binding)
 	if err != nil {
 		return TokenInfo{}, err
 	}
@@ -531,6 +528,17 @@ func (s *Store) verifySeal(parent []byte, b Blob, auth, want []byte) error {
 	return nil
 }
 
+// buildNew is build for a token that gets its secrets, and has no objects yet.
+func (s *Store) buildNew(f *tokenFile, pins pinsOf, binding *BindingSpec) (string, error) {
+	root, public, err := s.initialise(f, pins, binding)
+	if err != nil {
+		return "", err
+	}
+	root.destroy()
+	public.destroy()
+	return s.build(f, nil)
+}
+
 // build writes a complete token under a temporary name, or nothing. fill adds
 // the objects to their directory; nil: there are none.
 func (s *Store) build(f *tokenFile, fill func(objects string) error) (string, error) {
@@ -618,13 +626,7 @@ func (s *Store) reinit(serial, label string, soPIN []byte, binding *BindingSpec)
 
 	removeTemps(s.tokensDir())
 	f := &tokenFile{Serial: old.Serial, Slot: old.Slot, Created: uint64(time.Now().Unix()), Label: padded}
-	root, public, err := s.initialise(f, pinsOf{so: soPIN}, binding)
-	if err != nil {
-		return TokenInfo{}, err
-	}
-	root.destroy()
-	public.destroy()
-	temp, err := s.build(f, nil)
+	temp, err := s.buildNew(f, pinsOf{so: soPIN}, binding)
 	if err != nil {
 		return TokenInfo{}, err
 	}

@@ -70,6 +70,35 @@ func tokenPath(t *testing.T, dir string, tok *sealstore.Token) string {
 	return filepath.Join(dir, "tokens", info.Serial)
 }
 
+// TestInfo: the token file is read again when it is another one, and not before.
+func TestInfo(t *testing.T) {
+	st, tok, _, _ := newToken(t, t.TempDir())
+	info, err := tok.Info()
+	must(t, err)
+	measure := func(tok *sealstore.Token) float64 {
+		return testing.AllocsPerRun(100, func() {
+			if again, err := tok.Info(); err != nil || again.Label != "t" {
+				t.Errorf("%+v, %v", again, err)
+			}
+		})
+	}
+	anew := measure(tok) // too young for its times to tell anything
+	sealstore.Settle(tok)
+	if kept := measure(tok); kept > anew/2 {
+		t.Errorf("%v allocations, and %v when the file is read", kept, anew)
+	}
+	other, err := st.Token(info.Serial)
+	must(t, err)
+	must(t, other.Rename(sealtest.SOPIN, "another"))
+	if info, err := tok.Info(); err != nil || info.Label != "another" {
+		t.Errorf("after a change: %+v, %v", info, err)
+	}
+	must(t, st.Delete(info.Serial, sealtest.SOPIN))
+	if info, err := tok.Info(); !errors.Is(err, sealstore.ErrNotFound) {
+		t.Errorf("after the end: %+v, %v", info, err)
+	}
+}
+
 // TestTraffic: nothing is asked of the TPM that need not be.
 func TestTraffic(t *testing.T) {
 	dir := t.TempDir()

@@ -60,9 +60,15 @@ type Token struct {
 	stamps  uint64
 }
 
-// Info reads what can be known of the token without a PIN.
+// Info tells what can be known of the token without a PIN, as it is on disk. It
+// only looks whether that has changed, which each record of a signature asks.
 func (t *Token) Info() (TokenInfo, error) {
-	f, _, err := readToken(t.path, t.serial)
+	dir, err := openDir(unix.AT_FDCWD, t.path, t.path)
+	if err != nil {
+		return TokenInfo{}, readError(t.path, err)
+	}
+	defer dir.Close()
+	f, err := t.read(dir)
 	if err != nil {
 		return TokenInfo{}, err
 	}

@@ -99,7 +99,7 @@ func (w *Watch) addTokens() error {
 		return nil // it is unreadable, and watched
 	}
 	for _, n := range names {
-		if !validSerial(n.Name()) {
+		if !ValidSerial(n.Name()) {
 			continue
 		}
 		if _, err := w.add(w.store.tokenDir(n.Name())); err != nil {

@@ -462,10 +462,7 @@ func (t *TPM) activate(parent, credential, dst []byte, subject func(*rootKey) (*
 		return 0, fmt.Errorf("%w: it is malformed", ErrCredential)
 	}
 	err = t.do("activating a credential", func() error {
-		if t.loaded != nil { // its slot is needed
-			t.flush(t.loaded.handle)
-			t.loaded = nil
-		}
+		t.unload() // its slot is needed
 		srk, err := t.root(parent)
 		if err != nil {
 			return err

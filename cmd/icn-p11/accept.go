@@ -72,13 +72,9 @@ has the offer can send to it: --did says whose key has to be in what has arrived
 }
 
 func (a *app) accept(c acceptFlags) error {
-	data, err := readInput(c.file, migration.MaxParcel)
+	parcel, err := parseFile(c.file, migration.MaxParcel, migration.ParseParcel)
 	if err != nil {
 		return err
-	}
-	parcel, err := migration.ParseParcel(data)
-	if err != nil {
-		return fmt.Errorf("%s: %w", c.file, err)
 	}
 	if c.proof == "" && parcel.Move {
 		if c.proof = c.file + ".proof"; !isPath(c.file) {
@@ -241,16 +237,16 @@ func checkProofFile(x *migration.Opened, path string) error {
 	if err == nil {
 		return nil
 	}
-	if data, rerr := readInput(path, maxText); rerr == nil {
-		if proof, perr := migration.ParseProof(data); perr == nil && x.Proves(proof) {
-			return nil
-		}
+	if proof, perr := parseFile(path, migration.MaxProof, migration.ParseProof); perr == nil && x.Proves(proof) {
+		return nil
 	}
 	return err
 }
 
 // take makes the token, or finds that it is made already, has it sign the
-// proof, and destroys the offer. It gives the token's DID.
+// proof, and destroys the offer. It gives the token's DID. The offer goes last:
+// as long as it is there, whatever has failed is made up for by repeating the
+// command.
 func (a *app) take(p *place, x *migration.Opened, d *sealstore.Contents, here *sealstore.Token, c acceptFlags) (identity string, err error) {
 	user, err := p.makeArrived(a, x, d, here, c)
 	if err != nil {
@@ -264,19 +260,31 @@ func (a *app) take(p *place, x *migration.Opened, d *sealstore.Contents, here *s
 	if err := a.prove(tok, x, d, user.Bytes(), c.proof); err != nil {
 		return "", fmt.Errorf("the token is here; repeat the command for the proof of it: %w", err)
 	}
+	if identity, err = p.arrivedAs(tok); err != nil {
+		return "", fmt.Errorf("the token is here; repeat the command for its DID: %w", explain(err))
+	}
 	if err := p.store.DropOffer(sealstore.OfferID(x.Offer)); err != nil {
 		return "", fmt.Errorf("the token is here, but its offer is not destroyed (\"icn-p11 migrate withdraw %s\"): %w", x.Offer, explain(err))
 	}
+	return identity, nil
+}
+
+// arrivedAs gives the DID of a token that has arrived, "" where none of its
+// keys is the identity.
+func (p *place) arrivedAs(tok *sealstore.Token) (string, error) {
 	info, err := tok.Info()
 	if err != nil {
-		return "", explain(err)
+		return "", err
 	}
 	p.tpm.Release()
 	k, err := p.identity(info)
-	if errors.Is(err, errNoIdentity) {
+	switch {
+	case errors.Is(err, errNoIdentity):
 		return "", nil
+	case err != nil:
+		return "", err
 	}
-	return k.did(), explain(err)
+	return k.did(), nil
 }
 
 // makeArrived asks for the PINs and makes the token, unless it is here. It gives

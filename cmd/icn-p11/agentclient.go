@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"net"
-	"os"
 	"text/tabwriter"
 
 	"github.com/spf13/cobra"
@@ -14,7 +13,6 @@ import (
 
 	"github.com/InterCooperative-Network/icn-p11/internal/advice"
 	"github.com/InterCooperative-Network/icn-p11/internal/environment"
-	"github.com/InterCooperative-Network/icn-p11/internal/sshsig"
 )
 
 const (
@@ -26,7 +24,7 @@ const (
 
 // agentKey is an Ed25519 key that an agent serves.
 type agentKey struct {
-	tokenKey
+	publicKey
 	blob agent.Key
 }
 
@@ -64,7 +62,7 @@ func withAgent(socket string, f func(c agent.ExtendedAgent, keys []agentKey) err
 			continue
 		}
 		if public, ok := parsed.(ssh.CryptoPublicKey).CryptoPublicKey().(ed25519.PublicKey); ok {
-			keys = append(keys, agentKey{tokenKey{publicKey: publicKey{label: k.Comment, public: [32]byte(public)}}, *k})
+			keys = append(keys, agentKey{publicKey{label: k.Comment, public: [32]byte(public)}, *k})
 		}
 	}
 	return f(c, keys)
@@ -160,12 +158,7 @@ signature: one that "ssh-keygen -Y verify" checks, or the 64 bytes of Ed25519. F
 may be - for standard input. Needs neither token nor TPM.`,
 		Example: `  icn-p11 agent sign release.tar --out release.tar.sig
   icn-p11 agent sign message --format raw --key did:icn:zFVen3X669xLzsi6N2V91DoiyzHzg1uAgqiT8jZ9nS96Z`,
-		Args: func(_ *cobra.Command, args []string) error {
-			if len(args) != 1 {
-				return usage("one FILE is expected")
-			}
-			return nil
-		},
+		Args: exactlyOne("FILE"),
 		RunE: a.does(func(cmd *cobra.Command, args []string) error {
 			if err := f.check(cmd); err != nil {
 				return err
@@ -180,30 +173,17 @@ may be - for standard input. Needs neither token nor TPM.`,
 				if k, err = onlyKey(keys, keyName); err != nil {
 					return err
 				}
-				sign := func(message []byte) ([]byte, error) {
+				sig, err = f.sign(data, k.public[:], func(message []byte) ([]byte, error) {
 					_, end := a.progress("Waiting for the agent") // which may ask somebody
 					defer end()
 					return k.sign(c, message)
-				}
-				if f.form == sigRaw {
-					sig, err = sign(data)
-				} else {
-					sig, err = sshsig.Sign(data, f.namespace, k.public[:], sign)
-				}
+				})
 				return err
 			})
 			if err != nil {
 				return err
 			}
-			if out != "" {
-				err = os.WriteFile(out, sig, 0o644)
-			} else if !asJSON {
-				_, err = a.out.Write(sig)
-			}
-			if err == nil && asJSON {
-				err = a.json(agentSignResult{k.row(), f.form, sig})
-			}
-			return err
+			return a.printSignature(sig, out, asJSON, agentSignResult{k.row(), f.form, sig})
 		}),
 	}
 	f.on(cmd)

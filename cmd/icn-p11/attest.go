@@ -65,10 +65,6 @@ told in docs/attestation.md.`,
 	return cmd
 }
 
-func completeBank(cmd *cobra.Command) {
-	cmd.RegisterFlagCompletionFunc("pcr-bank", cobra.FixedCompletions([]cobra.Completion{"sha256", "sha384", "sha512", "sha1"}, cobra.ShellCompDirectiveNoFileComp))
-}
-
 func parseNonce(text string) ([]byte, error) {
 	if text == "" {
 		return nil, usage("--nonce is needed: random bytes of whoever asks, as of \"openssl rand -hex 32\"")
@@ -112,12 +108,8 @@ func (a *app) attest(args []string, nonce []byte, f attestFlags) error {
 	if err != nil {
 		return err
 	}
-	var k tokenKey
-	find := func(m *module, s p11.SessionHandle) (err error) {
-		k, err = m.key(s, t, optional(args))
-		return explain(err)
-	}
-	if err := p.inModule(t, find); err != nil {
+	k, err := p.publicKey(t, optional(args))
+	if err != nil {
 		return err
 	}
 	// The TPM comes first: nobody should type a PIN to hear that it cannot.
@@ -126,9 +118,6 @@ func (a *app) attest(args []string, nonce []byte, f attestFlags) error {
 		return explain(err)
 	}
 	err = p.asUser(t, f.user, func(m *module, s p11.SessionHandle) error {
-		if err := find(m, s); err != nil {
-			return err
-		}
 		key, err := m.signer(s, k)
 		if err != nil {
 			return err
@@ -300,10 +289,10 @@ none that has failed, unless --require names it.`,
 				}
 			}
 			if statePath != "" {
-				if policy.State, err = parseFile(statePath, attest.ParseState); err != nil {
+				if policy.State, err = parseFile(statePath, attest.MaxFile, attest.ParseState); err != nil {
 					return err
 				}
-				if policy.Response, err = parseFile(responsePath, attest.ParseResponse); err != nil {
+				if policy.Response, err = parseFile(responsePath, attest.MaxFile, attest.ParseResponse); err != nil {
 					return err
 				}
 			}
@@ -321,18 +310,6 @@ none that has failed, unless --require names it.`,
 	cmd.RegisterFlagCompletionFunc("require", cobra.FixedCompletions(attest.Provable(), cobra.ShellCompDirectiveNoFileComp))
 	cmd.Flags().Bool("json", false, "print JSON")
 	return cmd
-}
-
-// parseFile reads a file of a strict format.
-func parseFile[T any](path string, parse func([]byte) (T, error)) (v T, err error) {
-	data, err := readInput(path, attest.MaxFile)
-	if err != nil {
-		return v, err
-	}
-	if v, err = parse(data); err != nil {
-		return v, fmt.Errorf("%s: %w", path, err)
-	}
-	return v, nil
 }
 
 // attested prints what evidence proves.
@@ -475,7 +452,7 @@ CHALLENGE may be - for standard input.`,
 		Args:              tokenAnd("CHALLENGE"),
 		ValidArgsFunction: tokenThenFile,
 		RunE: a.does(func(_ *cobra.Command, args []string) error {
-			c, err := parseFile(args[1], attest.ParseChallenge)
+			c, err := parseFile(args[1], attest.MaxFile, attest.ParseChallenge)
 			if err != nil {
 				return err
 			}

@@ -271,7 +271,7 @@ func (p *place) inventory(t sealstore.TokenInfo, tok *sealstore.Token, user []by
 				to.Keys = append(to.Keys, backup.Key{Label: backup.Text(k.label), DID: k.did()})
 			}
 		}
-		identity, err := m.identity(t)
+		identity, err := identityOf(keys, t)
 		switch {
 		case err == nil && slices.ContainsFunc(to.Keys, func(k backup.Key) bool { return k.DID == identity.did() }):
 			to.DID = identity.did()

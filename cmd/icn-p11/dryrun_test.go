@@ -20,6 +20,8 @@ import (
 	"github.com/spf13/pflag"
 
 	"github.com/InterCooperative-Network/icn-p11/internal/swtpmtest"
+	"github.com/InterCooperative-Network/icn-p11/sealstore"
+	"github.com/InterCooperative-Network/icn-p11/tpm"
 )
 
 // bench is a software TPM and a store, with a configuration that names both, in
@@ -292,5 +294,33 @@ func TestDryRunsChangeNothing(t *testing.T) {
 	}
 	if c, err := linuxudstpm.Open(b.tpm.Path()); err != nil || len(handles(t, c, 0x40000000)) == 0 {
 		t.Errorf("the test sees no handles, %v", err)
+	}
+}
+
+// A token whose user PIN was never set is sent, and its dry run says so.
+func TestDryRunWithoutUserPIN(t *testing.T) {
+	b := newBench(t)
+	dev, err := tpm.New(tpm.Config{Device: b.tpm.Device(), KeyHandle: 0x81000001})
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = sealstore.Open(b.store, dev, nil).Create(sealstore.InitParams{Label: "node", SOPIN: []byte(os.Getenv("SO_PIN")), Recoverable: true})
+	dev.Close()
+	if err != nil {
+		t.Fatal(err)
+	}
+	there := filepath.Join(t.TempDir(), "conf")
+	if err := writeConf(there, swtpmtest.Start(t).Device(), there+".store"); err != nil {
+		t.Fatal(err)
+	}
+	t.Setenv("ICN_P11_CONF", there)
+	_, fingerprint, _ := b.run("migrate", "offer", "--out", "offer")
+	t.Setenv("ICN_P11_CONF", b.conf)
+	args := []string{"migrate", "send", "node", "--to", "offer", "--out", "parcel", "--fingerprint", strings.TrimSpace(fingerprint)}
+	if status, _, stderr := b.run(append(args, "--dry-run")...); status != exitOK || !strings.HasPrefix(stderr, "Would: ") {
+		t.Errorf("status %d, %s", status, stderr)
+	}
+	if status, _, stderr := b.run(args...); status != exitOK {
+		t.Errorf("not sent: status %d, %s", status, stderr)
 	}
 }

@@ -14,7 +14,6 @@ import (
 	"github.com/InterCooperative-Network/icn-p11/internal/eddsa"
 	"github.com/InterCooperative-Network/icn-p11/internal/icnblob"
 	"github.com/InterCooperative-Network/icn-p11/internal/secmem"
-	"github.com/InterCooperative-Network/icn-p11/p11"
 	"github.com/InterCooperative-Network/icn-p11/sealstore"
 	"github.com/InterCooperative-Network/icn-p11/tpm"
 )
@@ -99,19 +98,15 @@ func (a *app) exportICN(args []string, o *icnExport, b *icnblob.Blob) error {
 	if !t.Recoverable {
 		return fmt.Errorf("token %s: %w", printable(t.Label), sealstore.ErrNotRecoverable)
 	}
-	var k tokenKey
-	err = p.inModule(t, func(m *module, s p11.SessionHandle) (err error) {
-		k, err = m.key(s, t, optional(args))
-		return explain(err)
-	})
+	k, err := p.publicKey(t, optional(args))
 	if err != nil {
 		return err
 	}
 	b.PublicKey = k.public
-	if !o.dryRun {
+	if o.dryRun {
+		err = p.opens(t)
+	} else {
 		err = p.writeICN(t, k, o, b)
-	} else if err = p.usable(t, sealstore.SO); err == nil && (t.UserPIN || t.NoPIN) {
-		err = p.usable(t, sealstore.User)
 	}
 	if err != nil {
 		return err
@@ -140,31 +135,22 @@ func (p *place) writeICN(t sealstore.TokenInfo, k tokenKey, o *icnExport, b *icn
 		return err
 	}
 	defer owner.Destroy()
-	so, err := o.so.Read("SO PIN", false)
-	if err != nil {
-		return err
-	}
-	defer so.Destroy()
-	var user *secmem.Buffer
-	if t.UserPIN {
-		if user, err = o.user.Read("user PIN", false); err != nil {
+	err = o.withPINs(t.UserPIN, false, func(user, so []byte) error {
+		step, end := p.progress("Taking the keys out")
+		c, err := tok.Export(user, so, step)
+		end()
+		if err != nil {
+			return p.bindingFailure(t, err)
+		}
+		defer c.Destroy()
+		seed, err := seedOf(c, k)
+		if err != nil {
 			return err
 		}
-		defer user.Destroy()
-	}
-	step, end := p.progress("Taking the keys out")
-	c, err := tok.Export(user.Bytes(), so.Bytes(), step)
-	end()
-	if err != nil {
-		return p.bindingFailure(t, err)
-	}
-	defer c.Destroy()
-	seed, err := seedOf(c, k)
+		return explain(p.sealICN(t, b, owner.Bytes(), seed))
+	})
 	if err != nil {
 		return err
-	}
-	if err := p.sealICN(t, b, owner.Bytes(), seed); err != nil {
-		return explain(err)
 	}
 	data := b.Marshal()
 	return o.out.write(data, func(back []byte) error {
@@ -181,12 +167,10 @@ func seedOf(c *sealstore.Contents, k tokenKey) ([]byte, error) {
 		if len(o.Secret) != eddsa.SeedSize {
 			continue
 		}
-		key, err := eddsa.NewKey(o.Secret)
+		public, err := eddsa.PublicOf(o.Secret)
 		if err != nil {
 			return nil, err
 		}
-		public := key.Public()
-		key.Destroy()
 		if public == k.public {
 			return o.Secret, nil
 		}

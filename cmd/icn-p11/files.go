@@ -47,9 +47,21 @@ func readInput(name string, limit int64) ([]byte, error) {
 		return nil, pathCause(name, err)
 	}
 	if int64(len(data)) > limit {
-		return nil, fmt.Errorf("%s: more than %d MiB", name, limit>>20)
+		return nil, fmt.Errorf("%s: more than %d KiB", name, limit>>10)
 	}
 	return data, nil
+}
+
+// parseFile reads a FILE of a strict format, which has at most limit bytes.
+func parseFile[T any](name string, limit int64, parse func([]byte) (T, error)) (v T, err error) {
+	data, err := readInput(name, limit)
+	if err != nil {
+		return v, err
+	}
+	if v, err = parse(data); err != nil {
+		return v, fmt.Errorf("%s: %w", name, err)
+	}
+	return v, nil
 }
 
 // readSecret reads a FILE into secret memory, which the caller destroys.
@@ -208,4 +220,15 @@ func oneFile(_ *cobra.Command, args []string) error {
 		return usage("one FILE is expected (a PIN or passphrase is never an argument)")
 	}
 	return nil
+}
+
+// exactlyOne checks the arguments of a command that takes one thing and needs no
+// secret.
+func exactlyOne(name string) cobra.PositionalArgs {
+	return func(_ *cobra.Command, args []string) error {
+		if len(args) != 1 {
+			return usage("one %s is expected", name)
+		}
+		return nil
+	}
 }

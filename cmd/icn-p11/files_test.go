@@ -90,3 +90,24 @@ func TestReadInput(t *testing.T) {
 		t.Error("an empty file is a key")
 	}
 }
+
+// A file of a strict format is read as far as the format allows, and its errors
+// name it once.
+func TestParseFile(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "file")
+	parse := func(p []byte) (int, error) {
+		if len(p) == 1 {
+			return 0, errors.New("one byte is none")
+		}
+		return len(p), nil
+	}
+	for size, want := range map[int]string{1: path + ": one byte is none", 2048: "", 2049: path + ": more than 2 KiB"} {
+		if err := os.WriteFile(path, make([]byte, size), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		n, err := parseFile(path, 2048, parse)
+		if err == nil && (want != "" || n != size) || err != nil && err.Error() != want {
+			t.Errorf("%d bytes: %d, %v; want %q", size, n, err, want)
+		}
+	}
+}

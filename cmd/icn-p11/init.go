@@ -157,7 +157,7 @@ func (a *app) init(o initFlags, from *keyFile) error {
 			"set platform_binding = true in the configuration, or insist with --force")
 	}
 	var owner *secmem.Buffer
-	if o.owner.given {
+	if o.owner.given() {
 		if _, owner, err = p.ownerPassword(o.owner); err != nil {
 			return explain(err)
 		}
@@ -166,7 +166,7 @@ func (a *app) init(o initFlags, from *keyFile) error {
 	if o.dryRun {
 		return a.wouldInit(p, o, from, owner.Bytes())
 	}
-	if o.owner.given {
+	if o.owner.given() {
 		// Applications have no such password: the key has to stay.
 		r, err := p.persistBy(owner.Bytes(), false)
 		if err != nil {
@@ -183,19 +183,12 @@ func (a *app) init(o initFlags, from *keyFile) error {
 		return err
 	}
 	defer imported.destroy()
-	so, err := o.so.Read("SO PIN", true)
-	if err != nil {
+	var t sealstore.TokenInfo
+	var k tokenKey
+	err = o.withPINs(!o.noPIN, true, func(user, so []byte) (err error) {
+		t, k, err = a.create(p, o, imported, so, user)
 		return err
-	}
-	defer so.Destroy()
-	var user *secmem.Buffer
-	if !o.noPIN {
-		if user, err = o.user.Read("user PIN", true); err != nil {
-			return err
-		}
-		defer user.Destroy()
-	}
-	t, k, err := a.create(p, o, imported, so.Bytes(), user.Bytes())
+	})
 	if err != nil {
 		return err
 	}
@@ -232,9 +225,7 @@ func (o *initFlags) result(p *place, t sealstore.TokenInfo) newToken {
 			tokens = append(tokens, t)
 		}
 		ids, _ := p11.SlotIDs(p.cfg, tokens, nil)
-		if id, ok := ids[t.Serial]; ok {
-			r.Slot = &id
-		}
+		r.Slot = slotIn(ids, t.Serial)
 	}
 	if b := p.cfg.Binding(); b != nil {
 		r.Bank, r.PCRs = b.Bank, slices.Sorted(slices.Values(b.PCRs))
@@ -243,6 +234,14 @@ func (o *initFlags) result(p *place, t sealstore.TokenInfo) newToken {
 }
 
 func (r *newToken) slot() string { return slotOf(r.Slot) }
+
+// slotIn gives the slot of a token; nil: it is hidden, or has none.
+func slotIn(slots map[string]p11.SlotID, serial string) *p11.SlotID {
+	if id, ok := slots[serial]; ok {
+		return &id
+	}
+	return nil
+}
 
 // slotOf writes a slot number, or a dash for a token that is hidden.
 func slotOf(id *p11.SlotID) string {
@@ -283,7 +282,7 @@ func (p *place) adopted(from *keyFile, source *keySource, owner []byte) (*seed, 
 
 // wouldInit is the dry run of init.
 func (a *app) wouldInit(p *place, o initFlags, from *keyFile, owner []byte) error {
-	if o.owner.given {
+	if o.owner.given() {
 		if _, err := p.persistBy(owner, true); err != nil {
 			return explain(err)
 		}
@@ -365,13 +364,14 @@ func fill(ctx context.Context, t sealstore.TokenInfo, keyLabel string, imported 
 	if t.NoPIN {
 		setPIN = nil
 	}
+	var public p11.ObjectHandle
 	makeKey := []func() error{
 		func() (err error) {
-			k.handle, err = m.generate(s, keyLabel)
+			public, err = m.generate(s, keyLabel)
 			return err
 		},
 		func() (err error) {
-			k, err = m.tokenKey(s, k.handle)
+			k, err = m.tokenKey(s, public)
 			return err
 		},
 	}

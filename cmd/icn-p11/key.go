@@ -43,8 +43,7 @@ hexadecimal digits, or its DID; without it, the identity key is meant.`,
 // tokenKey is a public key in a token.
 type tokenKey struct {
 	publicKey
-	id     []byte
-	handle p11.ObjectHandle
+	id []byte
 }
 
 // keyRow is a key as the verbs of key print it.
@@ -93,7 +92,6 @@ func (m *module) keys(s p11.SessionHandle) ([]tokenKey, error) {
 
 // tokenKey reads the key whose public half o is.
 func (m *module) tokenKey(s p11.SessionHandle, o p11.ObjectHandle) (k tokenKey, err error) {
-	k.handle = o
 	if k.publicKey, err = m.publicKeyOf(s, o); err != nil {
 		return k, err
 	}
@@ -128,19 +126,12 @@ func (m *module) key(s p11.SessionHandle, t sealstore.TokenInfo, arg string) (to
 	if err != nil {
 		return tokenKey{}, err
 	}
-	same := func(k tokenKey) bool {
-		return k.label == arg || hex.EncodeToString(k.id) == strings.ToLower(arg) || k.did() == arg
-	}
 	if arg == "" {
-		id, err := m.identity(t)
-		if err != nil {
-			return tokenKey{}, err
-		}
-		same = func(k tokenKey) bool { return k.publicKey == id }
+		return identityOf(keys, t)
 	}
 	var found []tokenKey
 	for _, k := range keys {
-		if same(k) {
+		if k.label == arg || hex.EncodeToString(k.id) == strings.ToLower(arg) || k.did() == arg {
 			found = append(found, k)
 		}
 	}

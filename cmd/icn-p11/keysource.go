@@ -199,11 +199,7 @@ func (p *place) openKey(f *keyFile, k *keySource, root, owner []byte) (*seed, er
 		s.Buffer, s.format, err = k.parse(f.bytes())
 	}
 	if err == nil {
-		var key *eddsa.Key
-		if key, err = eddsa.NewKey(s.Bytes()); err == nil {
-			s.public = key.Public()
-			key.Destroy()
-		}
+		s.public, err = eddsa.PublicOf(s.Bytes())
 	}
 	if err == nil && claimed != nil && *claimed != s.public {
 		err = fmt.Errorf("the file says that it is of %s, but its seed is that of %s: it was altered, or put together from two; nothing is imported",

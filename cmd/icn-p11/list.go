@@ -34,22 +34,13 @@ const (
 
 // row is one token as list and show print it.
 type row struct {
-	Slot   string      `json:"-"`
-	SlotID *p11.SlotID `json:"slot"` // null: hidden, or see doctor
+	Slot   *p11.SlotID `json:"slot"` // null: hidden, or see doctor
 	Label  string      `json:"label"`
 	Serial string      `json:"serial"`
 	DID    string      `json:"did,omitempty"`
 	State  string      `json:"state"`
 	// Recoverable: the keys can be taken out with both PINs.
 	Recoverable bool `json:"recoverable"`
-}
-
-// slotText is where applications find a token.
-func slotText(slots map[string]p11.SlotID, t sealstore.TokenInfo) string {
-	if id, ok := slots[t.Serial]; ok {
-		return fmt.Sprint(id)
-	}
-	return dash("")
 }
 
 func (a *app) listCommand() *cobra.Command {
@@ -72,7 +63,7 @@ func (a *app) listCommand() *cobra.Command {
 			rows := p.rows(census.Tokens)
 			end()
 			for _, l := range census.LeftOut {
-				rows = append(rows, row{Slot: dash(""), Serial: l.Serial, State: leftOutState(l.Err)})
+				rows = append(rows, row{Serial: l.Serial, State: leftOutState(l.Err)})
 			}
 			if asJSON {
 				return a.json(rows)
@@ -84,7 +75,7 @@ func (a *app) listCommand() *cobra.Command {
 			w := tabwriter.NewWriter(a.out, 0, 0, 2, ' ', 0)
 			fmt.Fprintln(w, "SLOT\tLABEL\tSERIAL\tDID\tSTATE")
 			for _, r := range rows {
-				fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\n", r.Slot, dash(printable(r.Label)), r.Serial, dash(r.DID), r.State)
+				fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\n", slotOf(r.Slot), dash(printable(r.Label)), r.Serial, dash(r.DID), r.State)
 			}
 			if err := w.Flush(); err != nil {
 				return err
@@ -137,13 +128,10 @@ func (p *place) rows(tokens []sealstore.TokenInfo) []row {
 		m, tpmErr = startModule()
 	}
 	for _, t := range tokens {
-		r := row{Slot: slotText(slots, t), Label: t.Label, Serial: t.Serial, Recoverable: t.Recoverable}
-		if id, ok := slots[t.Serial]; ok {
-			r.SlotID = &id
-		}
+		r := row{Slot: slotIn(slots, t.Serial), Label: t.Label, Serial: t.Serial, Recoverable: t.Recoverable}
 		err := tpmErr
 		if err == nil {
-			var k publicKey
+			var k tokenKey
 			if k, err = m.identity(t); err == nil {
 				r.DID = k.did()
 			}
@@ -243,10 +231,10 @@ func (a *app) didCommand() *cobra.Command {
 
 // identity finds a token's key, and does not take another one for it because
 // the right one is damaged.
-func (p *place) identity(t sealstore.TokenInfo) (publicKey, error) {
+func (p *place) identity(t sealstore.TokenInfo) (tokenKey, error) {
 	m, err := startModule()
 	if err != nil {
-		return publicKey{}, err
+		return tokenKey{}, err
 	}
 	k, err := m.identity(t)
 	m.stop()
@@ -256,10 +244,10 @@ func (p *place) identity(t sealstore.TokenInfo) (publicKey, error) {
 	damage, derr := p.damage(t)
 	p.tpm.Release()
 	if derr != nil {
-		return publicKey{}, derr
+		return tokenKey{}, derr
 	}
 	if len(damage) > 0 {
-		return publicKey{}, fmt.Errorf("the identity key cannot be told: %w", damage[0].Err)
+		return tokenKey{}, fmt.Errorf("the identity key cannot be told: %w", damage[0].Err)
 	}
 	return k, err
 }
@@ -416,7 +404,7 @@ func (d *details) print(out io.Writer) error {
 	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
 	fmt.Fprintf(w, "Label\t%s\n", printable(d.Label))
 	fmt.Fprintf(w, "Serial number\t%s\n", d.Serial)
-	fmt.Fprintf(w, "Slot\t%s\n", d.Slot)
+	fmt.Fprintf(w, "Slot\t%s\n", slotOf(d.Slot))
 	fmt.Fprintf(w, "DID\t%s\n", dash(d.DID))
 	fmt.Fprintf(w, "State\t%s\n", d.State)
 	fmt.Fprintf(w, "Created\t%s\n", d.Created.Format(time.RFC3339))

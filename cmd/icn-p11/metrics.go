@@ -87,12 +87,7 @@ func replaceFile(path string, data []byte) error {
 	if err != nil {
 		return err
 	}
-	d, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	defer d.Close()
-	return d.Sync()
+	return syncDir(dir)
 }
 
 // exposition writes the text format of Prometheus, version 0.0.4.

@@ -36,9 +36,6 @@ deletes it at the source, when the target has proved that it has the keys.`,
 	)
 }
 
-// maxText is more than an offer or a proof has, in bytes.
-const maxText = 1 << 20
-
 // offerResult is what the verbs about an offer print.
 type offerResult struct {
 	Offer       string `json:"offer,omitempty"`
@@ -256,9 +253,7 @@ func (a *app) send(arg string, c sendFlags) error {
 	}
 	r := migrationResult{Serial: t.Serial, Label: t.Label, Offer: o.ID.String(), Root: hex.EncodeToString(o.RootName), Move: c.move, File: c.out.path, DryRun: c.dryRun}
 	if c.dryRun {
-		if err = p.usable(t, sealstore.SO); err == nil {
-			err = p.usable(t, sealstore.User)
-		}
+		err = p.opens(t)
 	} else {
 		err = p.withBoth(t, c.change, func(user, so []byte) error {
 			return a.pack(p, t, tok, o, c, user, so)
@@ -282,31 +277,11 @@ func (p *place) withBoth(t sealstore.TokenInfo, c change, f func(user, so []byte
 	if err := p.reachable(); err != nil {
 		return err
 	}
-	so, err := c.so.Read("SO PIN", false)
-	if err != nil {
-		return err
-	}
-	defer so.Destroy()
-	var user *secmem.Buffer
-	if t.UserPIN {
-		if user, err = c.user.Read("user PIN", false); err != nil {
-			return err
-		}
-		defer user.Destroy()
-	}
-	return f(user.Bytes(), so.Bytes())
+	return c.withPINs(t.UserPIN, false, f)
 }
 
 func readOffer(name string) (*migration.Offer, error) {
-	data, err := readInput(name, maxText)
-	if err != nil {
-		return nil, err
-	}
-	o, err := migration.ParseOffer(data)
-	if err != nil {
-		return nil, fmt.Errorf("%s: %w", name, err)
-	}
-	return o, nil
+	return parseFile(name, migration.MaxOffer, migration.ParseOffer)
 }
 
 // maySend tells why a token cannot be sent, as far as that can be known without
@@ -396,13 +371,9 @@ needed. If the token was changed since it was sent, it stays.`,
 		Args:              tokenAnd("PROOF"),
 		ValidArgsFunction: tokenThenFile,
 		RunE: a.does(func(_ *cobra.Command, args []string) error {
-			data, err := readInput(args[1], maxText)
+			proof, err := parseFile(args[1], migration.MaxProof, migration.ParseProof)
 			if err != nil {
 				return err
-			}
-			proof, err := migration.ParseProof(data)
-			if err != nil {
-				return fmt.Errorf("%s: %w", args[1], err)
 			}
 			p, t, err := a.openToken(args[0])
 			if err != nil {
@@ -519,12 +490,7 @@ func (a *app) migrateWithdraw() *cobra.Command {
 nothing that was sent to it is opened any more. OFFER is the file or the
 identifier.`,
 		Example: "  icn-p11 migrate withdraw offer.json",
-		Args: func(_ *cobra.Command, args []string) error {
-			if len(args) != 1 {
-				return usage("one OFFER is expected")
-			}
-			return nil
-		},
+		Args:    exactlyOne("OFFER"),
 		RunE: a.does(func(_ *cobra.Command, args []string) error {
 			id, err := offerID(args[0])
 			if err != nil {

@@ -146,26 +146,26 @@ func (m *module) publicKeyOf(s p11.SessionHandle, o p11.ObjectHandle) (k publicK
 
 var errNoIdentity = errors.New("no identity key")
 
-// identity finds the key that a token's DID is made of: the one with ICN's
-// label, else the only one that was generated in the token, else the only one.
-func (m *module) identity(t sealstore.TokenInfo) (publicKey, error) {
+// identity finds the key that a token's DID is made of.
+func (m *module) identity(t sealstore.TokenInfo) (tokenKey, error) {
 	s, err := m.session(t)
 	if err != nil {
-		return publicKey{}, err
+		return tokenKey{}, err
 	}
 	defer m.CloseSession(s)
-	found, err := m.find(s, p11.Attribute{Type: p11.CKA_CLASS, Value: ulong(p11.CKO_PUBLIC_KEY)},
-		p11.Attribute{Type: p11.CKA_KEY_TYPE, Value: ulong(p11.CKK_EC_EDWARDS)})
+	keys, err := m.keys(s)
 	if err != nil {
-		return publicKey{}, err
+		return tokenKey{}, err
 	}
-	var named, local, all []publicKey
-	for _, o := range found {
-		k, err := m.publicKeyOf(s, o)
-		if err != nil {
-			return publicKey{}, err
-		}
-		all = append(all, k)
+	return identityOf(keys, t)
+}
+
+// identityOf tells which of a token's keys its DID is made of: the one with
+// ICN's label, else the only one that was generated in the token, else the only
+// one.
+func identityOf(keys []tokenKey, t sealstore.TokenInfo) (tokenKey, error) {
+	var named, local []tokenKey
+	for _, k := range keys {
 		if k.local {
 			local = append(local, k)
 		}
@@ -173,13 +173,13 @@ func (m *module) identity(t sealstore.TokenInfo) (publicKey, error) {
 			named = append(named, k)
 		}
 	}
-	for _, keys := range [][]publicKey{named, local, all} {
-		if len(keys) == 1 {
-			return keys[0], nil
+	for _, some := range [][]tokenKey{named, local, keys} {
+		if len(some) == 1 {
+			return some[0], nil
 		}
-		if len(keys) > 1 {
-			return publicKey{}, fmt.Errorf("%w: %d keys of token %s could be it; label one %s", errNoIdentity, len(keys), t.Serial, identityLabel)
+		if len(some) > 1 {
+			return tokenKey{}, fmt.Errorf("%w: %d keys of token %s could be it; label one %s", errNoIdentity, len(some), t.Serial, identityLabel)
 		}
 	}
-	return publicKey{}, fmt.Errorf("%w: token %s holds no Ed25519 public key", errNoIdentity, t.Serial)
+	return tokenKey{}, fmt.Errorf("%w: token %s holds no Ed25519 public key", errNoIdentity, t.Serial)
 }

@@ -15,7 +15,6 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/InterCooperative-Network/icn-p11/internal/bootlog"
-	"github.com/InterCooperative-Network/icn-p11/internal/secmem"
 	"github.com/InterCooperative-Network/icn-p11/sealstore"
 )
 
@@ -94,10 +93,15 @@ usable; run it again.`,
 	f.IntSliceVar(&o.spec.PCRs, "pcrs", nil, "numbers of the PCRs (default: pcrs of the configuration)")
 	f.StringVar(&o.spec.Bank, "pcr-bank", "", "hash algorithm of the bank (default: pcr_bank of the configuration)")
 	noCompletion(cmd, "pcrs")
-	cmd.RegisterFlagCompletionFunc("pcr-bank", cobra.FixedCompletions([]cobra.Completion{"sha256", "sha384", "sha512", "sha1"}, cobra.ShellCompDirectiveNoFileComp))
+	completeBank(cmd)
 	o.eventLogFlag(cmd)
 	o.flags(cmd, true, true, false)
 	return cmd
+}
+
+// completeBank offers the banks that a TPM may have.
+func completeBank(cmd *cobra.Command) {
+	cmd.RegisterFlagCompletionFunc("pcr-bank", cobra.FixedCompletions([]cobra.Completion{"sha256", "sha384", "sha512", "sha1"}, cobra.ShellCompDirectiveNoFileComp))
 }
 
 func (a *app) pcrUnbind() *cobra.Command {
@@ -184,19 +188,9 @@ func (p *place) changeBinding(t sealstore.TokenInfo, c change, r rebinding) erro
 	if err := p.checkBinding(tok, r); err != nil || c.dryRun {
 		return p.bindingFailure(t, err)
 	}
-	so, err := c.so.Read("SO PIN", false)
-	if err != nil {
-		return err
-	}
-	defer so.Destroy()
-	var user *secmem.Buffer
-	if t.UserPIN && r.userPIN {
-		if user, err = c.user.Read("user PIN", false); err != nil {
-			return err
-		}
-		defer user.Destroy()
-	}
-	return p.bindingFailure(t, r.do(tok, user.Bytes(), so.Bytes()))
+	return c.withPINs(t.UserPIN && r.userPIN, false, func(user, so []byte) error {
+		return p.bindingFailure(t, r.do(tok, user, so))
+	})
 }
 
 func (p *place) checkBinding(tok *sealstore.Token, r rebinding) error {
@@ -377,7 +371,7 @@ func (p *place) bindingFailure(t sealstore.TokenInfo, err error) error {
 // with it, or tells why not. It only informs, so that without one everything
 // else works.
 func (a *app) keepBootLog(tok *sealstore.Token, path string) (why string) {
-	data, err := readBootLog(path)
+	data, _, err := readBootLog(path)
 	if err == nil {
 		err = tok.SaveBootLog(data)
 	}
@@ -388,23 +382,23 @@ func (a *app) keepBootLog(tok *sealstore.Token, path string) (why string) {
 	return err.Error()
 }
 
-func readBootLog(path string) ([]byte, error) {
+// readBootLog reads an event log, as it stands in the file and taken apart.
+func readBootLog(path string) (data []byte, log *bootlog.Log, err error) {
 	f, err := os.Open(path)
 	switch {
 	case errors.Is(err, fs.ErrPermission):
-		return nil, fmt.Errorf("%s: permission denied: run this as root", path)
+		return nil, nil, fmt.Errorf("%s: permission denied: run this as root", path)
 	case err != nil:
-		return nil, err
+		return nil, nil, err
 	}
 	defer f.Close()
-	data, err := io.ReadAll(io.LimitReader(f, bootlog.Max+1))
-	if err == nil {
-		_, err = bootlog.Parse(data)
+	if data, err = io.ReadAll(io.LimitReader(f, bootlog.Max+1)); err == nil {
+		log, err = bootlog.Parse(data)
 	}
 	if err != nil {
-		return nil, fmt.Errorf("%s: %w", path, err)
+		return nil, nil, fmt.Errorf("%s: %w", path, err)
 	}
-	return data, nil
+	return data, log, nil
 }
 
 // bindingState is what pcr show tells.
@@ -462,18 +456,14 @@ func (p *place) binding(t sealstore.TokenInfo, eventLog string) (s bindingState,
 
 // explain compares the event log of now with that of the binding.
 func (s *bindingState) explain(tok *sealstore.Token, b *sealstore.Binding, now [][]byte, eventLog string) error {
-	data, err := readBootLog(eventLog)
-	if err != nil {
-		return err
-	}
-	new, err := bootlog.Parse(data)
+	_, new, err := readBootLog(eventLog)
 	if err != nil {
 		return err
 	}
 	if err := new.Check(b.Bank, b.PCRs, now); err != nil {
 		return err
 	}
-	data, err = tok.BootLog()
+	data, err := tok.BootLog()
 	if errors.Is(err, sealstore.ErrNotFound) {
 		return errors.New("none was kept when the token was bound")
 	}

@@ -11,11 +11,12 @@ import (
 	"golang.org/x/term"
 )
 
-// When the bar of a progress comes, and how often it is drawn again.
-const (
-	barDelay = time.Second
-	barTick  = 100 * time.Millisecond
-)
+// barDelay is when the bar of a progress comes: a variable for the tests of slow
+// TPMs.
+var barDelay = time.Second
+
+// barTick is how often the bar is drawn again.
+const barTick = 100 * time.Millisecond
 
 // progress tells the person who watches that a command is at work: step is
 // told how much of it is done, end that all of it is, or that it has failed.

@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"crypto/sha256"
 	"fmt"
 	"io"
 	"os"
@@ -133,28 +134,61 @@ func terminal(t *testing.T) (user, program *os.File) {
 	return user, program
 }
 
-// shown collects what a program shows on a terminal until it closes it.
-func shown(t *testing.T, f func(program *os.File)) string {
+// shown collects what a program shows on a terminal until it closes it. await
+// waits until a text has been shown, and for a long time at the most: what it is
+// told about shall come however slow this machine is.
+func shown(t *testing.T, f func(program *os.File, await func(text string))) string {
 	t.Helper()
 	user, program := terminal(t)
+	var mu sync.Mutex
 	var all bytes.Buffer
+	more := sync.NewCond(&mu)
 	var wg sync.WaitGroup
-	wg.Go(func() { io.Copy(&all, user) }) // EIO tells the end
-	f(program)
+	wg.Go(func() {
+		p := make([]byte, 4096)
+		for {
+			n, err := user.Read(p) // EIO tells the end
+			mu.Lock()
+			all.Write(p[:n])
+			mu.Unlock()
+			more.Broadcast()
+			if err != nil {
+				return
+			}
+		}
+	})
+	f(program, func(text string) {
+		late := false
+		timer := time.AfterFunc(20*time.Second, func() {
+			mu.Lock()
+			late = true
+			mu.Unlock()
+			more.Broadcast()
+		})
+		defer timer.Stop()
+		mu.Lock()
+		defer mu.Unlock()
+		for !late && !strings.Contains(all.String(), text) {
+			more.Wait()
+		}
+	})
 	program.Close()
 	wg.Wait()
 	return all.String()
 }
 
 func TestProgressIsForTerminals(t *testing.T) {
-	work := func(a *app) {
+	work := func(a *app, wait func()) {
 		step, end := a.progress("Working")
 		defer end()
 		step(1, 3)
-		time.Sleep(barDelay + 5*barTick)
+		wait()
 		a.note("a note")
 	}
-	out := shown(t, func(program *os.File) { work(&app{err: program}) })
+	long := func() { time.Sleep(barDelay + 5*barTick) }
+	out := shown(t, func(program *os.File, await func(string)) {
+		work(&app{err: program}, func() { await("] 1 of 3") })
+	})
 	if !strings.Contains(out, "\rWorking [") || !strings.Contains(out, "] 1 of 3") {
 		t.Errorf("a terminal shows no progress: %q", out)
 	}
@@ -165,16 +199,16 @@ func TestProgressIsForTerminals(t *testing.T) {
 	if got := screen(out); got != "" {
 		t.Errorf("left on the terminal: %q", got)
 	}
-	if out := shown(t, func(program *os.File) { work(&app{err: program, asJSON: true}) }); out != "a note\r\n" {
+	if out := shown(t, func(program *os.File, _ func(string)) { work(&app{err: program, asJSON: true}, long) }); out != "a note\r\n" {
 		t.Errorf("with --json: %q", out)
 	}
 	var buf bytes.Buffer
-	work(&app{err: &buf})
+	work(&app{err: &buf}, long)
 	r, w, err := os.Pipe()
 	if err != nil {
 		t.Fatal(err)
 	}
-	work(&app{err: w})
+	work(&app{err: w}, long)
 	w.Close()
 	piped, err := io.ReadAll(r)
 	if err != nil || string(piped) != "a note\n" || buf.String() != "a note\n" {
@@ -182,56 +216,146 @@ func TestProgressIsForTerminals(t *testing.T) {
 	}
 }
 
+// slowVerbs are command lines that ask the TPM, in an order in which each can
+// run, on the bench that TestSlowTPM makes ready: at least one of each verb.
+var slowVerbs = []struct {
+	command string
+	slow    tpm2.TPMCC // the command of the TPM that takes long, each time; 0: the first one, once
+	what    string
+	note    string // the last line; "" for none
+}{
+	{"init --label slower", tpm2.TPMCCCreate, atTPM + " ", "Key icn-identity, sealed to the TPM at "},
+	{"key generate node --label fourth", 0, atTPM + " ", "in token node"},
+	{"key list node", 0, atTPM + " ", ""},
+	{"key show node fourth", 0, atTPM + " ", ""},
+	{"key export-public node fourth", 0, atTPM + " ", ""},
+	{"key rename node fourth fifth", 0, atTPM + " ", "is called fifth"},
+	{"key delete node fifth --yes", 0, atTPM + " ", "Key fifth is deleted"},
+	{"import node seed --label imported", 0, atTPM + " ", "into token node"},
+	{"cert request node --subject CN=node", 0, atTPM + " ", ""},
+	{"cert import node certificate", 0, atTPM + " ", "icn-identity"},
+	{"cert export node", 0, atTPM + " ", ""},
+	{"sign node message --out signature", 0, atTPM + " ", ""},
+	{"attest node --nonce " + nonce, 0, atTPM + " ", ""},
+	{"attest respond node challenge", 0, atTPM + " ", ""},
+	{"pin node --pin-source env:USER_PIN --new-pin-source env:USER_PIN", 0, atTPM + " ", "The user PIN of token node is set"},
+	{"pcr bind node --event-log nowhere", tpm2.TPMCCCreate, "Binding [", "as they are now"},
+	{"pcr show node", 0, atTPM + " ", ""},
+	{"pcr rebind node --event-log nowhere", 0, atTPM + " ", "as they are now"},
+	{"pcr confirm node", 0, atTPM + " ", "in the present state alone"},
+	{"pcr unbind node", tpm2.TPMCCCreate, "Unbinding [", "not bound to PCRs any more"},
+	{"backup create node --out node.backup --passphrase-source env:PASSPHRASE", 0, atTPM + " ", "is backed up to node.backup"},
+	{"backup restore lost.backup --passphrase-source env:PASSPHRASE", tpm2.TPMCCCreate, "Restoring ", "It is in slot "},
+	{"export-icn-blob leaving --out blob", 0, atTPM + " ", "whoever can read it"},
+	{"migrate offer --out new.offer", 0, "Asking the TPM ", "Its fingerprint"},
+	{"migrate send leaving --to there.offer --out again.parcel --fingerprint FINGERPRINT", 0, atTPM + " ", "icn-p11 migrate accept"},
+	{"migrate accept here.parcel", 0, "Opening ", "has arrived"},
+	{"migrate finish leaving there.parcel.proof --yes", 0, atTPM + " ", "is deleted here"},
+	{"token rename node other", 0, atTPM + " ", "is called other"},
+	{"token delete slower --yes", 0, atTPM + " ", "is deleted"},
+	{"show other", 0, atTPM + " ", ""},
+	{"list", 0, atTPM + " ", ""},
+	{"did other", 0, atTPM + " ", ""},
+	{"status other", 0, atTPM + " ", "Counted in "},
+	{"metrics", 0, atTPM + " ", ""},
+	{"lockout show", 0, atTPM + " ", ""},
+	{"lockout reset", 0, atTPM + " ", "has forgotten 0 wrong PINs"},
+	{"srk persist", 0, atTPM + " ", "Name 000b"},
+	{"srk show", 0, atTPM + " ", ""},
+	{"srk evict", 0, atTPM + " ", "when it is needed"},
+	{"doctor", 0, "Checking ", ""},
+}
+
+// quickVerbs are those that slowVerbs has none of, with the reason.
+var quickVerbs = map[string]string{
+	"agent":            "serves until it is stopped; what it waits for goes to its log",
+	"agent list":       "asks an agent, and no TPM",
+	"agent sign":       "asks an agent, and no TPM",
+	"attest challenge": "takes no TPM",
+	"attest verify":    "takes no TPM",
+	"backup verify":    "takes no TPM",
+	"did resolve":      "takes no TPM",
+	"migrate cancel":   "reads and removes a file",
+	"migrate list":     "reads files",
+	"migrate withdraw": "removes a file",
+	"verify":           "takes no TPM",
+	"version":          "takes no TPM",
+}
+
 // What keeps the TPM busy shows that it does on a terminal, and there alone.
 func TestSlowTPM(t *testing.T) {
 	b := newBench(t)
+	t.Setenv("PASSPHRASE", "correct horse battery staple")
 	b.must(`
 		init --label node
 		key generate node --label second
-		key generate node --label third`)
+		key generate node --label third
+		init --label lost --recoverable
+		backup create lost --out lost.backup --passphrase-source env:PASSPHRASE
+		token delete lost --yes`)
+	status, certificate, stderr := b.run("cert", "request", "node", "--subject", "CN=node", "--self-signed")
+	if status != exitOK {
+		t.Fatal(stderr)
+	}
+	for name, data := range map[string]string{
+		"message": "a message", "seed": strings.Repeat("s", 32), "certificate": certificate, "evidence": b.evidence("node"),
+	} {
+		if err := os.WriteFile(name, []byte(data), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	b.must("attest challenge evidence --out challenge --state state")
+	b.migrations()
+	offer, err := os.ReadFile("there.offer")
+	if err != nil {
+		t.Fatal(err)
+	}
+	fingerprint := fmt.Sprintf("%x", sha256.Sum256(offer))
 	proxy := swtpmtest.StartProxy(t, b.tpm)
-	if err := writeConf(b.conf, proxy.Device(), b.store); err != nil {
+	conf, err := os.ReadFile(b.conf)
+	if err == nil {
+		err = os.WriteFile(b.conf, bytes.ReplaceAll(conf, []byte(b.tpm.Device()), []byte(proxy.Device())), 0o600)
+	}
+	if err != nil {
 		t.Fatal(err)
 	}
-	if err := os.WriteFile("seed", bytes.Repeat([]byte("s"), 32), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	// The bar has come before the slow answer does.
-	const late = barDelay + 5*barTick
+	defer func(d time.Duration) { barDelay = d }(barDelay)
+	barDelay = barTick
+
 	var first atomic.Bool  // the next command is slow
 	var slow atomic.Uint32 // this command always is
+	var until atomic.Pointer[func()]
 	proxy.Decide(func(code tpm2.TPMCC, answer []byte) []byte {
-		if first.Swap(false) {
-			time.Sleep(late)
-		}
-		if code == tpm2.TPMCC(slow.Load()) {
-			time.Sleep(late / 3)
+		switch {
+		case first.Swap(false):
+			(*until.Load())() // the bar comes before the answer does
+		case code == tpm2.TPMCC(slow.Load()):
+			time.Sleep(3 * barTick) // the bar tells of a step that is done, so that none can wait for it
 		}
 		return answer
 	})
-	for _, c := range []struct {
-		command string
-		slow    tpm2.TPMCC // 0: the first
-		what    string
-		note    string // the last line; "" for none
-	}{
-		{"init --label slower", tpm2.TPMCCCreate, atTPM + " ", "Key icn-identity, sealed to the TPM at " + proxy.Device()},
-		{"key generate node --label fourth", 0, atTPM + " ", "in token node"},
-		{"import node seed --label imported", 0, atTPM + " ", "into token node"},
-		{"pcr bind node --event-log nowhere", tpm2.TPMCCCreate, "Binding [", "as they are now"},
-		{"pcr show node", 0, atTPM + " ", ""},
-		{"pcr unbind node", tpm2.TPMCCCreate, "Unbinding [", "not bound to PCRs any more"},
-		{"token rename node other", 0, atTPM + " ", "is called other"},
-		{"show other", 0, atTPM + " ", ""},
-		{"list", 0, atTPM + " ", ""},
-		{"srk persist", 0, atTPM + " ", "Name 000b"},
-		{"doctor", 0, "Checking ", ""},
-	} {
-		args := b.withPINs(strings.Fields(c.command))
+	long := func() { time.Sleep(barDelay + 5*barTick) }
+	seen := map[string]bool{}
+	all := verbs(t)
+	for _, c := range slowVerbs {
+		args := b.withPINs(strings.Fields(strings.ReplaceAll(c.command, "FINGERPRINT", fingerprint)))
+		verb, _, err := (&app{out: io.Discard, err: io.Discard}).root().Find(args)
+		if err != nil {
+			t.Fatal(err)
+		}
+		seen[strings.TrimPrefix(verb.CommandPath(), "icn-p11 ")] = true
 		first.Store(c.slow == 0)
 		slow.Store(uint32(c.slow))
 		var stdout bytes.Buffer
-		out := shown(t, func(program *os.File) { run(args, &stdout, program) })
+		var status int
+		out := shown(t, func(program *os.File, await func(string)) {
+			wait := func() { await("\r" + c.what) }
+			until.Store(&wait)
+			status = run(args, &stdout, program)
+		})
+		if status != exitOK {
+			t.Errorf("%s: status %d, %q", c.command, status, out)
+		}
 		if !strings.Contains(out, "\r"+c.what) {
 			t.Errorf("%s: no progress in %q", c.command, out)
 		}
@@ -242,12 +366,24 @@ func TestSlowTPM(t *testing.T) {
 			t.Errorf("%s: progress in the output: %q", c.command, &stdout)
 		}
 	}
+	for name := range all {
+		if _, quick := quickVerbs[name]; quick == seen[name] {
+			t.Errorf("%s: either slowVerbs has it, or quickVerbs with the reason", name)
+		}
+	}
+	for name := range quickVerbs {
+		if all[name] == nil {
+			t.Errorf("there is no verb %s", name)
+		}
+	}
+	slow.Store(0)
+	until.Store(&long)
 	first.Store(true)
 	if status, stdout, stderr := b.run("did", "other"); status != exitOK || stderr != "" || strings.Count(stdout, "\n") != 1 {
 		t.Errorf("without a terminal: status %d, %q, %q", status, stdout, stderr)
 	}
 	first.Store(true)
-	if out := shown(t, func(program *os.File) { run([]string{"show", "other", "--json"}, io.Discard, program) }); out != "" {
+	if out := shown(t, func(program *os.File, _ func(string)) { run([]string{"show", "other", "--json"}, io.Discard, program) }); out != "" {
 		t.Errorf("with --json: %q", out)
 	}
 }

@@ -13,7 +13,6 @@ import (
 
 	"github.com/InterCooperative-Network/icn-p11/internal/backup"
 	"github.com/InterCooperative-Network/icn-p11/internal/bootlog"
-	"github.com/InterCooperative-Network/icn-p11/internal/secmem"
 	"github.com/InterCooperative-Network/icn-p11/p11"
 	"github.com/InterCooperative-Network/icn-p11/sealstore"
 )
@@ -116,7 +115,11 @@ func (a *app) restore(name string, c restoreFlags) error {
 				return err
 			}
 		}
-		if err := a.putBack(p, b, c, &r); err != nil {
+		// The PINs of a recoverable token are those that it gets.
+		err := c.withPINs(m.Token.UserPIN, b.Contents != nil, func(user, so []byte) error {
+			return a.putBack(p, b, c, &r, user, so)
+		})
+		if err != nil {
 			return err
 		}
 	}
@@ -176,27 +179,15 @@ func (p *place) mayRestore(b *backup.Backup, label string, c restoreFlags) (exis
 	return exists, nil
 }
 
-// putBack asks for the PINs, restores the token and has it sign.
-func (a *app) putBack(p *place, b *backup.Backup, c restoreFlags, r *restoreResult) error {
-	fresh := b.Contents != nil // the PINs are those that the token gets
-	so, err := c.so.Read("SO PIN", fresh)
-	if err != nil {
-		return err
-	}
-	defer so.Destroy()
-	var user *secmem.Buffer
-	if b.Manifest.Token.UserPIN {
-		if user, err = c.user.Read("user PIN", fresh); err != nil {
-			return err
-		}
-		defer user.Destroy()
-	}
+// putBack restores the token and has it sign.
+func (a *app) putBack(p *place, b *backup.Backup, c restoreFlags, r *restoreResult, user, so []byte) error {
 	step, end := p.progress("Restoring")
 	defer end()
-	params := sealstore.RestoreParams{UserPIN: user.Bytes(), SOPIN: so.Bytes(), Label: r.Label,
+	params := sealstore.RestoreParams{UserPIN: user, SOPIN: so, Label: r.Label,
 		Reserved: p.cfg.FixedSlots(), Replace: c.replace, Progress: step}
 	var t sealstore.TokenInfo
-	if fresh {
+	var err error
+	if b.Contents != nil {
 		t, err = p.store.Restore(b.Contents, params)
 	} else {
 		t, err = p.store.RestoreFiles(b.Files, params)
@@ -205,19 +196,17 @@ func (a *app) putBack(p *place, b *backup.Backup, c restoreFlags, r *restoreResu
 	if err != nil {
 		return p.bindingFailure(sealstore.TokenInfo{Serial: r.Serial}, err)
 	}
-	if err := p.signsAgain(t, user.Bytes(), &b.Manifest); err != nil {
+	if err := p.signsAgain(t, user, &b.Manifest); err != nil {
 		return fmt.Errorf("token %s is restored, but does not sign: %w", t.Serial, err)
 	}
 	end()
-	if fresh && b.Contents.Binding != nil {
+	if b.Contents != nil && b.Contents.Binding != nil {
 		if tok, err := p.store.Token(t.Serial); err == nil {
 			r.EventLog = a.keepBootLog(tok, bootlog.Path)
 		}
 	}
 	slots, _ := p.slots()
-	if id, ok := slots[t.Serial]; ok {
-		r.Slot = &id
-	}
+	r.Slot = slotIn(slots, t.Serial)
 	return nil
 }
 

@@ -53,6 +53,33 @@ func (f *sigFlags) check(cmd *cobra.Command) error {
 	return nil
 }
 
+// sign makes a signature of data in the form that was asked for; by makes one of
+// Ed25519.
+func (f *sigFlags) sign(data []byte, public ed25519.PublicKey, by func(message []byte) ([]byte, error)) ([]byte, error) {
+	if f.form == sigRaw {
+		return by(data)
+	}
+	return sshsig.Sign(data, f.namespace, public, by)
+}
+
+// printSignature writes a signature to the file out, or where that is "" to
+// standard output. With asJSON it prints result there.
+func (a *app) printSignature(sig []byte, out string, asJSON bool, result any) error {
+	if out != "" {
+		if err := os.WriteFile(out, sig, 0o644); err != nil {
+			return err
+		}
+	}
+	switch {
+	case asJSON:
+		return a.json(result)
+	case out == "":
+		_, err := a.out.Write(sig)
+		return err
+	}
+	return nil
+}
+
 // readMessage reads a file that is to be signed or was; "-" is standard input.
 func readMessage(path string) ([]byte, error) {
 	f := os.Stdin
@@ -142,26 +169,15 @@ standard input. The user PIN is needed.`,
 				if err != nil {
 					return err
 				}
-				sign := func(message []byte) ([]byte, error) { return key.Sign(nil, message, crypto.Hash(0)) }
-				if f.form == sigRaw {
-					sig, err = sign(data)
-				} else {
-					sig, err = sshsig.Sign(data, f.namespace, key.public, sign)
-				}
+				sig, err = f.sign(data, key.public, func(message []byte) ([]byte, error) {
+					return key.Sign(nil, message, crypto.Hash(0))
+				})
 				return err
 			})
 			if err != nil {
 				return err
 			}
-			if out != "" {
-				err = os.WriteFile(out, sig, 0o644)
-			} else if !c.json {
-				_, err = a.out.Write(sig)
-			}
-			if err == nil && c.json {
-				err = a.json(f.result(k, sig, false))
-			}
-			return err
+			return a.printSignature(sig, out, c.json, f.result(k, sig, false))
 		}),
 	}
 	f.on(cmd)
@@ -183,12 +199,7 @@ func (a *app) verifyCommand() *cobra.Command {
 or a line of authorized_keys). Needs no token. FILE may be - for standard input.
 The exit status is 1 if the signature is wrong.`,
 		Example: "  icn-p11 verify release.tar --signature release.tar.sig --did did:icn:zFVen3X669xLzsi6N2V91DoiyzHzg1uAgqiT8jZ9nS96Z",
-		Args: func(_ *cobra.Command, args []string) error {
-			if len(args) != 1 {
-				return usage("one FILE is expected")
-			}
-			return nil
-		},
+		Args:    exactlyOne("FILE"),
 		RunE: a.does(func(cmd *cobra.Command, args []string) error {
 			if err := f.check(cmd); err != nil {
 				return err
@@ -291,12 +302,7 @@ func (a *app) didResolve() *cobra.Command {
 (SubjectPublicKeyInfo), ssh (a line of authorized_keys) or jwk (RFC 8037). Needs
 no token.`,
 		Example: "  icn-p11 did resolve did:icn:zFVen3X669xLzsi6N2V91DoiyzHzg1uAgqiT8jZ9nS96Z --format pem",
-		Args: func(_ *cobra.Command, args []string) error {
-			if len(args) != 1 {
-				return usage("one DID is expected")
-			}
-			return nil
-		},
+		Args:    exactlyOne("DID"),
 		RunE: a.does(func(cmd *cobra.Command, args []string) error {
 			if err := f.check(cmd); err != nil {
 				return err

@@ -8,6 +8,7 @@ import (
 	"text/tabwriter"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	"github.com/InterCooperative-Network/icn-p11/internal/pinsource"
 	"github.com/InterCooperative-Network/icn-p11/internal/secmem"
@@ -20,7 +21,7 @@ import (
 type passwordFlag struct {
 	name, what, of string
 	source         pinsource.Source
-	given          bool
+	flag           *pflag.Flag
 }
 
 func ownerFlag() *passwordFlag {
@@ -29,25 +30,21 @@ func ownerFlag() *passwordFlag {
 
 // on adds the flag to a command.
 func (f *passwordFlag) on(cmd *cobra.Command) {
-	cmd.Flags().Var(&f.source, f.name, "where "+f.of+" comes from, if it has one")
+	f.flag = cmd.Flags().VarPF(&f.source, f.name, "", "where "+f.of+" comes from, if it has one")
 	completeSource(cmd, f.name)
-	others := cmd.PreRun
-	cmd.PreRun = func(cmd *cobra.Command, args []string) {
-		if others != nil {
-			others(cmd, args)
-		}
-		f.given = cmd.Flags().Changed(f.name)
-	}
 }
+
+// given tells whether a source was named.
+func (f *passwordFlag) given() bool { return f.flag.Changed }
 
 // read gets the password from where it was said to be, else by a prompt if
 // the TPM wants one. A nil buffer is the empty password.
 func (f *passwordFlag) read(wanted bool) (*secmem.Buffer, error) {
-	if !f.given && !wanted {
+	if !f.given() && !wanted {
 		return nil, nil
 	}
 	b, err := f.source.ReadPassword(f.what)
-	if err != nil && !f.given {
+	if err != nil && !f.given() {
 		err = fmt.Errorf("%w; --%s says where", err, f.name)
 	}
 	return b, err

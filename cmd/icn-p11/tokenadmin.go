@@ -11,6 +11,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/InterCooperative-Network/icn-p11/internal/pinsource"
+	"github.com/InterCooperative-Network/icn-p11/internal/secmem"
 	"github.com/InterCooperative-Network/icn-p11/sealstore"
 )
 
@@ -48,6 +49,24 @@ func (c *change) flags(cmd *cobra.Command, so, user, asks bool) {
 	}
 	f.BoolVar(&c.dryRun, "dry-run", false, "say what would be done, and do nothing")
 	f.BoolVar(&c.json, "json", false, "print JSON")
+}
+
+// withPINs asks for the SO PIN and, with user, for the user PIN, and runs f with
+// them; fresh ones are those that a token gets. Without user f is given nil.
+func (c *change) withPINs(user, fresh bool, f func(user, so []byte) error) error {
+	so, err := c.so.Read("SO PIN", fresh)
+	if err != nil {
+		return err
+	}
+	defer so.Destroy()
+	var pin *secmem.Buffer
+	if user {
+		if pin, err = c.user.Read("user PIN", fresh); err != nil {
+			return err
+		}
+		defer pin.Destroy()
+	}
+	return f(pin.Bytes(), so.Bytes())
 }
 
 // outcome prints what was done, or would be: as JSON, else as the note.

@@ -34,10 +34,10 @@ const (
 
 // Sizes in bytes.
 const (
-	// MinNonce is the length of the shortest nonce: nobody can have prepared
+	// minNonce is the length of the shortest nonce: nobody can have prepared
 	// evidence for one that was drawn at random.
-	MinNonce = 16
-	MaxNonce = 32
+	minNonce = 16
+	maxNonce = 32
 
 	// MaxFile bounds every file of this package.
 	MaxFile = 128 << 10
@@ -112,8 +112,8 @@ func New(nonce []byte, public [ed25519.PublicKeySize]byte) *Evidence {
 // CheckNonce refuses a nonce that is too short to be unforeseeable, or too
 // long.
 func CheckNonce(nonce []byte) error {
-	if len(nonce) < MinNonce || len(nonce) > MaxNonce {
-		return fmt.Errorf("a nonce has %d to %d bytes, not %d", MinNonce, MaxNonce, len(nonce))
+	if len(nonce) < minNonce || len(nonce) > maxNonce {
+		return fmt.Errorf("a nonce has %d to %d bytes, not %d", minNonce, maxNonce, len(nonce))
 	}
 	return nil
 }
@@ -221,7 +221,10 @@ type parsed struct {
 	creationSig    *tpm2.TPMTSignature
 }
 
-var bankSizes = map[string]int{"sha1": 20, "sha256": 32, "sha384": 48, "sha512": 64}
+// banks are the hash algorithms of PCR banks.
+var banks = map[string]tpm2.TPMAlgID{
+	"sha1": tpm2.TPMAlgSHA1, "sha256": tpm2.TPMAlgSHA256, "sha384": tpm2.TPMAlgSHA384, "sha512": tpm2.TPMAlgSHA512,
+}
 
 // parse reads evidence strictly. It does not say that anything in it is true.
 func parse(data []byte) (*parsed, error) {
@@ -229,8 +232,8 @@ func parse(data []byte) (*parsed, error) {
 	if err := decode(data, e); err != nil {
 		return nil, err
 	}
-	if e.Type != evidenceType || e.Version != Version {
-		return nil, fmt.Errorf("it is no %s of version %d", evidenceType, Version)
+	if err := kind(e.Type, e.Version, evidenceType); err != nil {
+		return nil, err
 	}
 	if err := CheckNonce(e.Nonce); err != nil {
 		return nil, err
@@ -268,8 +271,8 @@ func (e *Endorsement) check() error {
 }
 
 func (q *Quote) check() error {
-	size, ok := bankSizes[q.Bank]
-	if !ok {
+	hash, err := banks[q.Bank].Hash()
+	if err != nil {
 		return errors.New("its pcr_bank is none of sha1, sha256, sha384, sha512")
 	}
 	if len(q.PCRs) == 0 {
@@ -280,7 +283,7 @@ func (q *Quote) check() error {
 		if r.PCR <= last || r.PCR > 23 {
 			return errors.New("its PCRs are not between 0 and 23, in rising order")
 		}
-		if len(r.Value) != size {
+		if len(r.Value) != hash.Size() {
 			return fmt.Errorf("the value of PCR %d has %d bytes", r.PCR, len(r.Value))
 		}
 		last = r.PCR

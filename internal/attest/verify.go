@@ -6,6 +6,7 @@ import (
 	"crypto/ed25519"
 	"crypto/sha256"
 	"crypto/x509"
+	"encoding/binary"
 	"encoding/hex"
 	"errors"
 	"fmt"
@@ -210,16 +211,8 @@ func (e *parsed) stated(digest []byte) *Stated {
 	return &Stated{
 		Evidence: digest, DID: e.DID, EndorsementKey: e.ekName, AttestationKey: e.akName, Parent: e.data.ParentName.Buffer,
 		Bank: e.Quote.Bank, PCRs: e.Quote.PCRs,
-		Clock: Clock{c.Clock, c.ResetCount, c.RestartCount, bool(c.Safe), hexOf(e.quote.FirmwareVersion)},
+		Clock: Clock{c.Clock, c.ResetCount, c.RestartCount, bool(c.Safe), binary.BigEndian.AppendUint64(nil, e.quote.FirmwareVersion)},
 	}
-}
-
-func hexOf(v uint64) Hex {
-	var b [8]byte
-	for i := range b {
-		b[i] = byte(v >> (56 - 8*i))
-	}
-	return b[:]
 }
 
 func (e *parsed) checkNonce(want []byte) error {
@@ -344,9 +337,8 @@ func (e *parsed) checkValues() error {
 		listed[r.PCR/8] |= 1 << (r.PCR % 8)
 		values = append(values, r.Value...)
 	}
-	bank := map[string]tpm2.TPMAlgID{"sha1": tpm2.TPMAlgSHA1, "sha256": tpm2.TPMAlgSHA256, "sha384": tpm2.TPMAlgSHA384, "sha512": tpm2.TPMAlgSHA512}[e.Quote.Bank]
 	sel := info.PCRSelect.PCRSelections
-	if len(sel) != 1 || sel[0].Hash != bank || !bytes.Equal(bytes.TrimRight(sel[0].PCRSelect, "\x00"), bytes.TrimRight(listed[:], "\x00")) {
+	if len(sel) != 1 || sel[0].Hash != banks[e.Quote.Bank] || !bytes.Equal(bytes.TrimRight(sel[0].PCRSelect, "\x00"), bytes.TrimRight(listed[:], "\x00")) {
 		return errors.New("the quote is about other PCRs than those listed")
 	}
 	if d := sha256.Sum256(values); !bytes.Equal(info.PCRDigest.Buffer, d[:]) {

@@ -59,12 +59,10 @@ func (b *Backup) Check() error {
 		if len(o.Secret) != eddsa.SeedSize || len(o.About) != eddsa.PublicKeySize {
 			continue
 		}
-		k, err := eddsa.NewKey(o.Secret)
+		public, err := eddsa.PublicOf(o.Secret)
 		if err != nil {
 			return err
 		}
-		public := k.Public()
-		k.Destroy()
 		if !bytes.Equal(public[:], o.About) {
 			return fmt.Errorf("object %x: %w", o.ID, ErrKey)
 		}

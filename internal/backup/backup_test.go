@@ -5,6 +5,7 @@ import (
 	"crypto/ed25519"
 	"crypto/rand"
 	"crypto/rsa"
+	"crypto/x509"
 	"encoding/pem"
 	"errors"
 	"os"
@@ -141,6 +142,11 @@ func TestRoundTrip(t *testing.T) {
 		check(t, err)
 		return pem.EncodeToMemory(block)
 	}
+	pkcs8 := func(key any) []byte {
+		der, err := x509.MarshalPKCS8PrivateKey(key)
+		check(t, err)
+		return pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der})
+	}
 	locked := func(text bool) []byte {
 		var out bytes.Buffer
 		s, err := age.NewScryptRecipient(string(pass))
@@ -177,6 +183,7 @@ func TestRoundTrip(t *testing.T) {
 		"several":          {recipients(line(edKey.Public()), line(&rsaKey.PublicKey)), WithFile(file(rsaKey, nil), nil), otherIdentity, ErrIdentity},
 		"hybrid":           {recipients(hybrid.Recipient().String()), WithFile([]byte(hybrid.String()), nil), WithPassphrase(pass), ErrIdentity},
 		"ssh-ed25519":      {recipients(line(edKey.Public())), WithFile(file(edKey, nil), nil), WithFile(file(rsaKey, nil), nil), ErrIdentity},
+		"PKCS #8":          {recipients(line(edKey.Public())), WithFile(pkcs8(edKey), nil), WithFile(pkcs8(rsaKey), nil), ErrIdentity},
 		"locked ssh":       {recipients(line(edKey.Public())), WithFile(file(edKey, pass), pass), WithFile(file(edKey, pass), []byte("another")), ErrPassphrase},
 		"locked ssh-rsa":   {recipients(line(&rsaKey.PublicKey)), WithFile(file(rsaKey, pass), pass), WithFile([]byte("garbage"), nil), ErrNoKey},
 		"locked identity":  {recipients(hybrid.Recipient().String()), WithFile(locked(false), pass), WithFile(locked(false), []byte("another")), ErrPassphrase},
@@ -209,6 +216,51 @@ func TestRoundTrip(t *testing.T) {
 	}
 	if !NeedsPassphrase(file(edKey, pass)) || !NeedsPassphrase(locked(false)) || NeedsPassphrase(file(edKey, nil)) || NeedsPassphrase([]byte(hybrid.String())) {
 		t.Error("which files are encrypted is not known")
+	}
+}
+
+// failing gives what it has, and an error then.
+type failing struct {
+	data []byte
+	into []byte // what it was given to write to
+}
+
+func (f *failing) Read(p []byte) (int, error) {
+	if f.into != nil {
+		return 0, errors.New("no more")
+	}
+	f.into = p
+	return copy(p, f.data), nil
+}
+
+// Of what identities are made of nothing is left where it was read to.
+func TestIdentitiesAreWiped(t *testing.T) {
+	f := &failing{data: []byte("AGE-SECRET-KEY-1")}
+	if p, err := readAll(f, 100); err == nil || p != nil {
+		t.Errorf("%q, %v", p, err)
+	}
+	if !bytes.Equal(f.into, make([]byte, 100)) {
+		t.Errorf("a file that cannot be read to its end leaves %q", f.into)
+	}
+	for name, pointer := range map[string]bool{"ed25519.PrivateKey": false, "*ed25519.PrivateKey": true} {
+		public, key, err := ed25519.GenerateKey(nil)
+		check(t, err)
+		line, err := ssh.NewPublicKey(public)
+		check(t, err)
+		to, err := ParseRecipients([]string{string(ssh.MarshalAuthorizedKey(line))})
+		check(t, err)
+		var given any = key
+		if pointer {
+			given = &key
+		}
+		id, err := sshIdentity(given)
+		check(t, err)
+		if !bytes.Equal(key, make([]byte, len(key))) {
+			t.Errorf("%s: the key is left", name)
+		}
+		if _, err := age.Decrypt(bytes.NewReader(encrypt(t, sample(t), to, false)), id); err != nil {
+			t.Errorf("%s: what is made of it does not open: %v", name, err)
+		}
 	}
 }
 

@@ -221,35 +221,53 @@ func (i *Identity) plain(file []byte) ([]byte, error) {
 		return nil, refused(err)
 	}
 	// Not larger than what it was decrypted from.
-	plain := make([]byte, len(file))
-	n, err := io.ReadFull(r, plain)
+	return readAll(r, len(file))
+}
+
+// readAll reads a secret of at most size bytes, which the caller wipes. Of one
+// that cannot be read to its end, nothing is left.
+func readAll(r io.Reader, size int) ([]byte, error) {
+	p := make([]byte, size)
+	n, err := io.ReadFull(r, p)
 	if err != nil && err != io.EOF && err != io.ErrUnexpectedEOF {
+		secmem.Wipe(p)
 		return nil, err
 	}
-	return plain[:n], nil
+	return p[:n], nil
 }
 
 func (i *Identity) openSSH(file []byte) ([]age.Identity, error) {
-	id, err := agessh.ParseIdentity(file)
+	key, err := ssh.ParseRawPrivateKey(file)
 	if errors.As(err, new(*ssh.PassphraseMissingError)) {
 		if len(i.passphrase) == 0 {
 			return nil, errNeedsPassphrase
 		}
-		var key any
 		if key, err = ssh.ParseRawPrivateKeyWithPassphrase(file, i.passphrase); err != nil {
 			return nil, ErrPassphrase
-		}
-		switch k := key.(type) {
-		case *ed25519.PrivateKey:
-			id, err = agessh.NewEd25519Identity(*k)
-		case *rsa.PrivateKey:
-			id, err = agessh.NewRSAIdentity(k)
-		default:
-			err = errors.New("an ssh key that is neither Ed25519 nor RSA")
 		}
 	}
 	if err != nil {
 		return nil, err
 	}
+	id, err := sshIdentity(key)
+	if err != nil {
+		return nil, err
+	}
 	return []age.Identity{id}, nil
+}
+
+// sshIdentity makes a private key an identity, and wipes it where that is
+// possible. What age keeps of an Ed25519 key is a key for X25519 that is derived
+// from it.
+func sshIdentity(key any) (age.Identity, error) {
+	switch k := key.(type) {
+	case *ed25519.PrivateKey: // of an OPENSSH PRIVATE KEY
+		return sshIdentity(*k)
+	case ed25519.PrivateKey: // of a PRIVATE KEY (PKCS #8)
+		defer secmem.Wipe(k)
+		return agessh.NewEd25519Identity(k)
+	case *rsa.PrivateKey:
+		return agessh.NewRSAIdentity(k)
+	}
+	return nil, errors.New("an ssh key that is neither Ed25519 nor RSA")
 }

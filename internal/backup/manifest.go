@@ -153,7 +153,7 @@ func (m *Manifest) check() error {
 func (t *Token) check() error {
 	parent, err := hex.DecodeString(t.Parent)
 	switch {
-	case !validHex(t.Serial, 8):
+	case !sealstore.ValidSerial(t.Serial):
 		return fmt.Errorf("serial number %q", t.Serial)
 	case len(t.Label) > sealstore.MaxLabel || !utf8.ValidString(t.Label) || strings.TrimRight(t.Label, " ") != t.Label:
 		return fmt.Errorf("label %q", t.Label)

@@ -24,8 +24,8 @@ import (
 	"github.com/InterCooperative-Network/icn-p11/tpm"
 )
 
-// SystemFile is read where a user has no file of his own.
-const SystemFile = "/etc/icn/icn-p11.conf"
+// systemFile is read where a user has no file of his own.
+const systemFile = "/etc/icn/icn-p11.conf"
 
 // Config is the configuration in effect.
 type Config struct {
@@ -113,7 +113,7 @@ func xdg(env, fallback string) string {
 }
 
 // Load finds and reads the configuration: $ICN_P11_CONF, else
-// $XDG_CONFIG_HOME/icn/icn-p11.conf (default ~/.config), else [SystemFile],
+// $XDG_CONFIG_HOME/icn/icn-p11.conf (default ~/.config), else /etc/icn/icn-p11.conf,
 // else the defaults. The file that $ICN_P11_CONF names must exist.
 func Load() (*Config, error) {
 	if name := environment.Get("ICN_P11_CONF"); name != "" {
@@ -127,7 +127,7 @@ func Load() (*Config, error) {
 		}
 		return Parse(name, data)
 	}
-	names := []string{SystemFile}
+	names := []string{systemFile}
 	if dir := xdg("XDG_CONFIG_HOME", ".config"); dir != "" {
 		names = append([]string{filepath.Join(dir, "icn", "icn-p11.conf")}, names...)
 	}

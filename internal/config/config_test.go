@@ -149,7 +149,7 @@ func TestLoadOrder(t *testing.T) {
 	dir := t.TempDir()
 	t.Setenv("XDG_CONFIG_HOME", dir)
 	t.Setenv("ICN_P11_CONF", "")
-	if c, err := Load(); err != nil || c.Source != "" && c.Source != SystemFile {
+	if c, err := Load(); err != nil || c.Source != "" && c.Source != systemFile {
 		t.Fatalf("%+v, %v", c, err)
 	}
 	own := filepath.Join(dir, "icn", "icn-p11.conf")

@@ -28,8 +28,8 @@ const (
 	SignatureSize = 64
 )
 
-// MaxContext is the length of the longest context, in bytes.
-const MaxContext = 255
+// maxContext is the length of the longest context, in bytes.
+const maxContext = 255
 
 // Variant is one of the three signature schemes of RFC 8032, section 5.1.
 type Variant int
@@ -58,7 +58,7 @@ var (
 
 func (p Params) check() error {
 	n := len(p.Context)
-	if n > MaxContext || p.Variant == Pure && n != 0 || p.Variant == Ctx && n == 0 {
+	if n > maxContext || p.Variant == Pure && n != 0 || p.Variant == Ctx && n == 0 {
 		return errParams
 	}
 	return nil
@@ -106,6 +106,17 @@ func (k *Key) expand(seed []byte) {
 	copy(k.public[:], p.ScalarBaseMult(&k.secret.scalar).Bytes())
 }
 
+// PublicOf gives the public key that belongs to a seed, which stays the caller's
+// to wipe.
+func PublicOf(seed []byte) (public [PublicKeySize]byte, err error) {
+	k, err := NewKey(seed)
+	if err != nil {
+		return public, err
+	}
+	defer k.Destroy()
+	return k.public, nil
+}
+
 // Public gives the public key.
 func (k *Key) Public() [PublicKeySize]byte { return k.public }
 
@@ -147,7 +158,7 @@ func (k *Key) sign(sig []byte, p Params, msg []byte) {
 	} else {
 		msg = append(own[:0], msg...)
 	}
-	var dom [len(domPrefix) + 2 + MaxContext]byte
+	var dom [len(domPrefix) + 2 + maxContext]byte
 	d := p.dom2(&dom)
 
 	var h [sha512.Size]byte
@@ -178,7 +189,7 @@ func mustScalar(_ *edwards25519.Scalar, err error) {
 const domPrefix = "SigEd25519 no Ed25519 collisions"
 
 // dom2 is RFC 8032, section 2: empty for pure Ed25519.
-func (p Params) dom2(buf *[len(domPrefix) + 2 + MaxContext]byte) []byte {
+func (p Params) dom2(buf *[len(domPrefix) + 2 + maxContext]byte) []byte {
 	if p.Variant == Pure {
 		return nil
 	}

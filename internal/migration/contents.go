@@ -123,7 +123,7 @@ func decodeContents(data []byte) (*contents, error) {
 		return nil, errors.New("the token's label is malformed")
 	case c.slot > sealstore.MaxSlot:
 		return nil, fmt.Errorf("slot number %d", c.slot)
-	case c.created > maxCreated:
+	case c.created > sealstore.MaxCreated:
 		return nil, fmt.Errorf("creation time %d", c.created)
 	}
 	if flags&flagBound != 0 {
@@ -151,9 +151,6 @@ func decodeContents(data []byte) (*contents, error) {
 	}
 	return c, nil
 }
-
-// maxCreated is the end of the year 9999, beyond which a date cannot be shown.
-const maxCreated = 253402300799
 
 func decodeBinding(in *cryptobyte.String) (*sealstore.BindingSpec, error) {
 	var bank, pcrs cryptobyte.String

@@ -122,11 +122,32 @@ func pack(t testing.TB, o *Offer, c *sealstore.Contents, move bool) (*Parcel, Ex
 func sent(t testing.TB, p *Parcel) *Parcel {
 	t.Helper()
 	data := p.Encode()
+	if p.size() != len(data) {
+		t.Fatalf("a parcel of %d bytes is said to have %d", len(data), p.size())
+	}
 	back, err := ParseParcel(data)
 	if err != nil || !bytes.Equal(back.Encode(), data) {
 		t.Fatalf("the parcel comes back as %x, %v", back.Encode(), err)
 	}
 	return back
+}
+
+// What its target would not read is not sent.
+func TestParcelSize(t *testing.T) {
+	o := newTarget(t).offer
+	c := &sealstore.Contents{Serial: "0102030405060708", Label: "large", Created: time.Unix(1700000000, 0).UTC(), UserPIN: true}
+	body := make([]byte, sealstore.MaxBody)
+	for i := range MaxParcel / sealstore.MaxBody {
+		c.Objects = append(c.Objects, sealstore.Content{ID: sealstore.ID{byte(i)}, Body: body})
+	}
+	if _, _, err := Pack(o, c, false, nil); err == nil || !strings.Contains(err.Error(), "too large") {
+		t.Errorf("%d objects of %d bytes: %v", len(c.Objects), len(body), err)
+	}
+	c.Objects = c.Objects[1:]
+	p, _ := pack(t, o, c, false)
+	if n := p.size(); n > MaxParcel || n < MaxParcel-2*sealstore.MaxBody {
+		t.Errorf("a parcel of %d bytes", n)
+	}
 }
 
 func same(t testing.TB, a, b *sealstore.Contents) {
@@ -500,7 +521,7 @@ func TestContentsBounds(t *testing.T) {
 		"a long label":          func(c *contents) { c.label = strings.Repeat("x", sealstore.MaxLabel+1) },
 		"a label in no charset": func(c *contents) { c.label = "\xff" },
 		"a far slot":            func(c *contents) { c.slot = sealstore.MaxSlot + 1 },
-		"a far date":            func(c *contents) { c.created = maxCreated + 1 },
+		"a far date":            func(c *contents) { c.created = sealstore.MaxCreated + 1 },
 		"an unknown bank":       func(c *contents) { c.binding.Bank = "md5" },
 		"PCRs out of order":     func(c *contents) { c.binding.PCRs = []int{7, 0} },
 		"no PCRs":               func(c *contents) { c.binding.PCRs = nil },

@@ -66,7 +66,7 @@ func Pack(o *Offer, c *sealstore.Contents, move bool, progress sealstore.Progres
 	if err := p.close(k, plain); err != nil {
 		return nil, Expected{}, err
 	}
-	if n := len(p.Encode()); n > MaxParcel {
+	if n := p.size(); n > MaxParcel {
 		return nil, Expected{}, fmt.Errorf("the token is too large to be sent: %d MiB, and %d are possible", n>>20, MaxParcel>>20)
 	}
 	e := Expected{Offer: o.ID, Serial: p.Serial, RootName: o.RootName, Nonce: sha256.Sum256(w.nonce[:]), Keys: keysDigest(keys)}

@@ -73,6 +73,11 @@ func (p *Parcel) Encode() []byte {
 	return slices.Concat(p.Header.encode(), p.nonce[:], p.ciphertext)
 }
 
+// size is the length of what Encode gives.
+func (p *Parcel) size() int {
+	return len(p.Header.encode()) + len(p.nonce) + len(p.ciphertext)
+}
+
 // ParseParcel takes a parcel apart, as far as it is not encrypted.
 func ParseParcel(data []byte) (*Parcel, error) {
 	p, err := parseParcel(data)

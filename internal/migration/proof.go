@@ -212,12 +212,11 @@ func checkKey(o *sealstore.Content) error {
 	if !isKey(o.About) {
 		return nil
 	}
-	k, err := eddsa.NewKey(o.Secret)
+	public, err := eddsa.PublicOf(o.Secret)
 	if err != nil {
 		return err
 	}
-	defer k.Destroy()
-	if public := k.Public(); !bytes.Equal(public[:], o.About) {
+	if !bytes.Equal(public[:], o.About) {
 		return errWrongKey
 	}
 	return nil

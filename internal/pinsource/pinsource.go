@@ -116,14 +116,14 @@ func (s Source) ReadPassword(what string) (*secmem.Buffer, error) {
 	return s.get(what, false, 0, "a password")
 }
 
-// MinPassphrase is the length of the shortest new passphrase, in bytes. Unlike
+// minPassphrase is the length of the shortest new passphrase, in bytes. Unlike
 // a PIN, whose tries the TPM counts, it can be guessed at for ever.
-const MinPassphrase = 8
+const minPassphrase = 8
 
 // ReadNewPassphrase is Read for a passphrase that something is encrypted under
 // from now on.
 func (s Source) ReadNewPassphrase(what string) (*secmem.Buffer, error) {
-	return s.get(what, true, MinPassphrase, "a passphrase")
+	return s.get(what, true, minPassphrase, "a passphrase")
 }
 
 func (s Source) get(what string, fresh bool, least int, kind string) (*secmem.Buffer, error) {
@@ -132,7 +132,7 @@ func (s Source) get(what string, fresh bool, least int, kind string) (*secmem.Bu
 		return nil, fmt.Errorf("%s: %w", what, err)
 	}
 	defer buf.Destroy()
-	n, err := s.read(buf.Bytes(), what, fresh)
+	n, err := s.read(buf.Bytes(), what, fresh, least)
 	if err != nil {
 		return nil, fmt.Errorf("%s from %s: %w", what, s, err)
 	}
@@ -156,7 +156,7 @@ func (s Source) get(what string, fresh bool, least int, kind string) (*secmem.Bu
 
 // read fills dst and returns the length of the PIN, or more than MaxPIN where
 // it is too long.
-func (s Source) read(dst []byte, what string, fresh bool) (int, error) {
+func (s Source) read(dst []byte, what string, fresh bool, least int) (int, error) {
 	switch s.kind {
 	case "file":
 		return readFile(s.arg, dst)
@@ -179,7 +179,7 @@ func (s Source) read(dst []byte, what string, fresh bool) (int, error) {
 		}
 		return readLine(fd, dst)
 	}
-	return prompt(dst, what, fresh)
+	return prompt(dst, what, fresh, least)
 }
 
 // readFile reads a whole file, without the newline that editors put at its end.

@@ -20,7 +20,9 @@ const terminal = "/dev/tty"
 // errNoTerminal tells an unattended caller what to do instead.
 var errNoTerminal = errors.New("there is no terminal to ask on: name another PIN source (file:PATH, env:NAME, fd:N or credential:NAME)")
 
-func prompt(dst []byte, what string, fresh bool) (int, error) {
+// prompt asks for a PIN; a fresh one twice, unless it is refused anyway, having
+// fewer than least bytes or too many.
+func prompt(dst []byte, what string, fresh bool, least int) (int, error) {
 	// os.OpenFile would make the terminal non-blocking, for everybody on it.
 	fd, err := unix.Open(terminal, unix.O_RDWR|unix.O_CLOEXEC, 0)
 	if err != nil {
@@ -32,7 +34,7 @@ func prompt(dst []byte, what string, fresh bool) (int, error) {
 		return ask(tty, strings.ToUpper(what[:1])+what[1:], dst)
 	}
 	n, err := ask(tty, "New "+what, dst)
-	if err != nil || n < MinPIN || n > MaxPIN {
+	if err != nil || n < least || n > MaxPIN {
 		return n, err
 	}
 	again, err := secmem.New(room)

@@ -264,9 +264,9 @@ func (a *Agent) sign(k Key, message []byte) ([]byte, error) {
 	return sig, err
 }
 
-// confirm asks a person where that is wanted. A question whose asker has gone
-// is not put, and one that is open ends.
-func (a *Agent) confirm(question string, gone func() bool) error {
+// confirm asks a person where that is wanted, and only then has the question put
+// into words. One whose asker has gone is not put, and one that is open ends.
+func (a *Agent) confirm(question func() string, gone func() bool) error {
 	if a.opt.Confirm == nil {
 		return nil
 	}
@@ -297,7 +297,7 @@ func (a *Agent) confirm(question string, gone func() bool) error {
 	if gone() {
 		return errGone
 	}
-	return a.opt.Confirm(ctx, question)
+	return a.opt.Confirm(ctx, question())
 }
 
 // lock locks the agent by a passphrase, which lies in secret memory. The PIN

@@ -162,10 +162,10 @@ func (a *Agent) Serve(l *net.UnixListener) error {
 }
 
 // peerOf asks the kernel who is at the other end.
-func peerOf(c *net.UnixConn) (Peer, error) {
+func peerOf(c *net.UnixConn) (process, error) {
 	raw, err := c.SyscallConn()
 	if err != nil {
-		return Peer{}, err
+		return process{}, err
 	}
 	var cred *unix.Ucred
 	if cerr := raw.Control(func(fd uintptr) {
@@ -174,9 +174,9 @@ func peerOf(c *net.UnixConn) (Peer, error) {
 		err = cerr
 	}
 	if err != nil {
-		return Peer{}, err
+		return process{}, err
 	}
-	return Peer{int(cred.Pid), cred.Uid}, nil
+	return process{int(cred.Pid), cred.Uid}, nil
 }
 
 func (a *Agent) admits(uid uint32) bool {
@@ -184,7 +184,7 @@ func (a *Agent) admits(uid uint32) bool {
 }
 
 // serve answers one client until it leaves.
-func (a *Agent) serve(c *client, peer Peer) {
+func (a *Agent) serve(c *client, peer process) {
 	defer a.clients.remove(c)
 	defer func() {
 		if v := recover(); v != nil {

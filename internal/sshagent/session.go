@@ -10,15 +10,15 @@ import (
 	"golang.org/x/crypto/ssh/agent"
 )
 
-// Peer is the process at the other end of a connection, as the kernel tells.
+// process is the one at the other end of a connection, as the kernel tells.
 // Its number may have gone to another process since; its user has not.
-type Peer struct {
+type process struct {
 	PID int
 	UID uint32
 }
 
-// program is the name of the peer's program, which that may choose.
-func (p Peer) program() string {
+// program is the name of its program, which that may choose.
+func (p process) program() string {
 	name, err := os.ReadFile(fmt.Sprintf("/proc/%d/comm", p.PID))
 	if err != nil {
 		return "unknown"
@@ -30,7 +30,7 @@ func (p Peer) program() string {
 // [agent.ExtendedAgent].
 type session struct {
 	a        *Agent
-	peer     Peer
+	peer     process
 	gone     func() bool
 	bindings []binding
 }
@@ -98,7 +98,7 @@ func (s *session) SignWithFlags(key ssh.PublicKey, message []byte, _ agent.Signa
 	if s.a.opt.SSHOnly && p.kind == kindMessage {
 		err = errors.New("neither an SSH login nor an SSH signature, and --ssh-only is set")
 	} else {
-		err = s.a.confirm(s.question(k, p), s.gone)
+		err = s.a.confirm(func() string { return s.question(k, p) }, s.gone)
 	}
 	var sig []byte
 	if err == nil {

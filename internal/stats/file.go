@@ -2,13 +2,14 @@ package stats
 
 import (
 	"bytes"
-	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"math"
 	"strings"
 	"time"
+
+	"github.com/InterCooperative-Network/icn-p11/sealstore"
 )
 
 // File is what the statistics of a store hold: the sum of what all programs
@@ -103,7 +104,6 @@ const (
 	maxTokens     = 4096
 	maxOperations = 64
 	maxName       = 64
-	maxTime       = 253402300799 // the end of the year 9999
 )
 
 // ErrVersion: the file is not damaged, but this version cannot read it.
@@ -155,7 +155,7 @@ func (f *File) check() error {
 		return errors.New("a time is out of bounds")
 	}
 	for serial, t := range f.Tokens {
-		if b, err := hex.DecodeString(serial); err != nil || len(b) != 8 || serial != strings.ToLower(serial) {
+		if !sealstore.ValidSerial(serial) {
 			return fmt.Errorf("%q is no serial number", serial)
 		}
 		if !validTime(t.LastSignature) || !validTime(t.LastLogin) {
@@ -183,7 +183,7 @@ func (o *Operation) check() error {
 	return nil
 }
 
-func validTime(t int64) bool { return t >= 0 && t <= maxTime }
+func validTime(t int64) bool { return t >= 0 && t <= sealstore.MaxCreated }
 
 // validName takes what this package's users call operations.
 func validName(s string) bool {

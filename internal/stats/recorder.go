@@ -120,7 +120,7 @@ func (r *Recorder) Operation(op string, took time.Duration, err error) {
 }
 
 // now is the time as the file has it, whatever the machine's clock says.
-func now() int64 { return min(max(time.Now().Unix(), 1), maxTime) }
+func now() int64 { return min(max(time.Now().Unix(), 1), sealstore.MaxCreated) }
 
 // count enters a time into its bucket.
 func (o *Operation) count(took time.Duration) {
