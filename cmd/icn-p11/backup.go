@@ -114,12 +114,25 @@ type held struct {
 	Keys         int `json:"keys"`
 	Certificates int `json:"certificates"`
 	Data         int `json:"data"`
+	OtherKeys    int `json:"other_keys"`
+	TPMKeys      int `json:"tpm_keys"`
 }
 
-func heldBy(m *backup.Manifest) *held { return &held{len(m.Keys), m.Certificates, m.Data} }
+func heldBy(m *backup.Manifest) *held {
+	return &held{len(m.Keys), m.Certificates, m.Data, m.OtherKeys, m.TPMKeys}
+}
 
 func (h *held) String() string {
-	return count(h.Keys, "key") + ", " + count(h.Certificates, "certificate") + ", " + count(h.Data, "data object")
+	s := count(h.Keys, "key") + ", " + count(h.Certificates, "certificate") + ", " + count(h.Data, "data object")
+	if h.OtherKeys > 0 {
+		s += ", " + count(h.OtherKeys, "other key")
+	}
+	return s
+}
+
+// fixed tells of keys that nothing takes out of the TPM that has made them.
+func fixed(n int) string {
+	return fmt.Sprintf("%s that the TPM has made (ECDSA) cannot leave it: plan for new ones, and new certificates", count(n, "key"))
 }
 
 // createResult is what "backup create" prints.
@@ -157,6 +170,9 @@ func (a *app) createBackup(arg string, c createFlags, to *backup.Recipients) err
 	}
 	if err := a.outcome(c.change, r, "Token %s is backed up to %s, %s", printable(t.Label), c.out.path, serves); err != nil {
 		return err
+	}
+	if r.held != nil && r.TPMKeys > 0 && r.Kind == backup.Recoverable {
+		a.note("Not in the backup: %s", fixed(r.TPMKeys))
 	}
 	if to != nil && !c.dryRun {
 		a.note("Whether the private keys open it, \"icn-p11 backup verify %s --identity FILE\" tells", c.out.path)
@@ -252,6 +268,14 @@ func (p *place) inventory(t sealstore.TokenInfo, tok *sealstore.Token, user []by
 	seals, err := tok.Seals()
 	if err != nil {
 		return explain(err)
+	}
+	for _, s := range seals {
+		switch {
+		case s.Device:
+			to.TPMKeys++
+		case s.Blob.Creation == nil:
+			to.OtherKeys++
+		}
 	}
 	return p.inModule(t, func(m *module, s p11.SessionHandle) error {
 		if t.UserPIN || t.NoPIN {
@@ -458,5 +482,11 @@ func (r verifyResult) print(out io.Writer) error {
 	}
 	fmt.Fprintf(w, "Certificates\t%d\n", r.Certificates)
 	fmt.Fprintf(w, "Data\t%d\n", r.Data)
+	if r.OtherKeys > 0 {
+		fmt.Fprintf(w, "Other keys\t%d\n", r.OtherKeys)
+	}
+	if r.TPMKeys > 0 && !r.SameTPMOnly {
+		fmt.Fprintf(w, "Not in it\t%s\n", fixed(r.TPMKeys))
+	}
 	return w.Flush()
 }

@@ -182,7 +182,9 @@ type migrationResult struct {
 	Move   bool   `json:"move"`
 	File   string `json:"file,omitempty"`
 	Proof  string `json:"proof,omitempty"`
-	DryRun bool   `json:"dry_run,omitempty"`
+	// TPMKeys are keys that the TPM of the source has made, and that stay there.
+	TPMKeys int  `json:"tpm_keys,omitempty"`
+	DryRun  bool `json:"dry_run,omitempty"`
 }
 
 func (a *app) migrateSend() *cobra.Command {
@@ -252,6 +254,9 @@ func (a *app) send(arg string, c sendFlags) error {
 		}
 	}
 	r := migrationResult{Serial: t.Serial, Label: t.Label, Offer: o.ID.String(), Root: hex.EncodeToString(o.RootName), Move: c.move, File: c.out.path, DryRun: c.dryRun}
+	if r.TPMKeys, err = tpmKeys(tok); err != nil {
+		return explain(err)
+	}
 	if c.dryRun {
 		err = p.opens(t)
 	} else {
@@ -265,10 +270,24 @@ func (a *app) send(arg string, c sendFlags) error {
 	if err := a.outcome(c.change, r, "Token %s is in %s, for offer %s alone; on the target: icn-p11 migrate accept", printable(r.Label), r.File, r.Offer); err != nil || c.json || c.dryRun {
 		return err
 	}
+	if r.TPMKeys > 0 {
+		a.note("Not sent: %s", fixed(r.TPMKeys))
+	}
 	if r.Move {
 		a.note("It stays here, too, until its arrival is proved: icn-p11 migrate finish %s PROOF", r.Serial)
 	}
 	return nil
+}
+
+// tpmKeys counts the keys of a token that the TPM has made and never gives out.
+func tpmKeys(tok *sealstore.Token) (n int, err error) {
+	seals, err := tok.Seals()
+	for _, s := range seals {
+		if s.Device {
+			n++
+		}
+	}
+	return n, err
 }
 
 // withBoth runs what needs the SO PIN, and the user PIN where one is set.
@@ -386,11 +405,21 @@ needed. If the token was changed since it was sent, it stays.`,
 			}
 			r := moveResult(t, m)
 			r.DryRun = c.dryRun
+			tok, err := p.store.Token(t.Serial)
+			if err == nil {
+				r.TPMKeys, err = tpmKeys(tok)
+			}
+			if err != nil {
+				return explain(err)
+			}
 			if c.dryRun {
 				err = p.changeable(t, sealstore.SO)
 			} else {
 				if !c.yes {
 					question := fmt.Sprintf("Token %s has arrived on the TPM whose storage root key has the Name %s. Here it will be gone for good.", printable(t.Label), r.Root)
+					if r.TPMKeys > 0 {
+						question += fmt.Sprintf(" With it goes what has not arrived there: %s.", fixed(r.TPMKeys))
+					}
 					if err := confirm(question, t.Serial); err != nil {
 						return err
 					}

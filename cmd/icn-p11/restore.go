@@ -130,6 +130,9 @@ func (a *app) restore(name string, c restoreFlags) error {
 	if r.PCRs != nil && m.Kind == backup.Recoverable {
 		a.note("Bound to PCRs %s of the %s bank, as they are now on this machine", numbers(r.PCRs), r.Bank)
 	}
+	if r.TPMKeys > 0 && m.Kind == backup.Recoverable {
+		a.note("Not restored: %s", fixed(r.TPMKeys))
+	}
 	if r.DID != "" {
 		_, err = fmt.Fprintln(a.out, r.DID)
 	}

@@ -38,7 +38,11 @@ type Manifest struct {
 	Keys         []Key     `json:"keys"`
 	Certificates int       `json:"certificates"`
 	Data         int       `json:"data"`
-	Records      []Record  `json:"records"`
+	OtherKeys    int       `json:"other_keys"` // secret keys, and private ones of other types
+	// TPMKeys are keys that the TPM has made and never gives out: a backup that
+	// is Sealed holds them, one that is Recoverable cannot.
+	TPMKeys int      `json:"tpm_keys"`
+	Records []Record `json:"records"`
 }
 
 // Token is what is known of a token besides its objects.
@@ -129,7 +133,7 @@ func (m *Manifest) check() error {
 		return errors.New("a time that cannot be shown, or not in whole seconds")
 	case !validText(m.Tool):
 		return errors.New("the tool's version is no text")
-	case m.Certificates < 0, m.Data < 0:
+	case m.Certificates < 0, m.Data < 0, m.OtherKeys < 0, m.TPMKeys < 0:
 		return errors.New("a negative number")
 	case m.Keys == nil, m.Records == nil:
 		return errors.New("a list is missing")
