@@ -183,7 +183,7 @@ type migrationResult struct {
 	File   string `json:"file,omitempty"`
 	Proof  string `json:"proof,omitempty"`
 	// TPMKeys are keys that the TPM of the source has made, and that stay there.
-	TPMKeys int  `json:"tpm_keys,omitempty"`
+	TPMKeys *int `json:"tpm_keys,omitempty"`
 	DryRun  bool `json:"dry_run,omitempty"`
 }
 
@@ -270,8 +270,8 @@ func (a *app) send(arg string, c sendFlags) error {
 	if err := a.outcome(c.change, r, "Token %s is in %s, for offer %s alone; on the target: icn-p11 migrate accept", printable(r.Label), r.File, r.Offer); err != nil || c.json || c.dryRun {
 		return err
 	}
-	if r.TPMKeys > 0 {
-		a.note("Not sent: %s", fixed(r.TPMKeys))
+	if *r.TPMKeys > 0 {
+		a.note("Not sent: %s", fixed(*r.TPMKeys))
 	}
 	if r.Move {
 		a.note("It stays here, too, until its arrival is proved: icn-p11 migrate finish %s PROOF", r.Serial)
@@ -280,14 +280,15 @@ func (a *app) send(arg string, c sendFlags) error {
 }
 
 // tpmKeys counts the keys of a token that the TPM has made and never gives out.
-func tpmKeys(tok *sealstore.Token) (n int, err error) {
+func tpmKeys(tok *sealstore.Token) (*int, error) {
+	n := 0
 	seals, err := tok.Seals()
 	for _, s := range seals {
 		if s.Device {
 			n++
 		}
 	}
-	return n, err
+	return &n, err
 }
 
 // withBoth runs what needs the SO PIN, and the user PIN where one is set.
@@ -417,8 +418,8 @@ needed. If the token was changed since it was sent, it stays.`,
 			} else {
 				if !c.yes {
 					question := fmt.Sprintf("Token %s has arrived on the TPM whose storage root key has the Name %s. Here it will be gone for good.", printable(t.Label), r.Root)
-					if r.TPMKeys > 0 {
-						question += fmt.Sprintf(" With it goes what has not arrived there: %s.", fixed(r.TPMKeys))
+					if *r.TPMKeys > 0 {
+						question += fmt.Sprintf(" With it goes what has not arrived there: %s.", fixed(*r.TPMKeys))
 					}
 					if err := confirm(question, t.Serial); err != nil {
 						return err
