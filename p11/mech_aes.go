@@ -174,11 +174,9 @@ type aeadRun struct {
 	data       []byte
 }
 
-func (r *aeadRun) clone() cipherRun {
-	c := *r
-	c.data = slices.Clone(r.data)
-	return &c
-}
+// clone shares the data: what next adds for the one that is given up, the other
+// overwrites.
+func (r *aeadRun) clone() cipherRun { c := *r; return &c }
 
 func (r *aeadRun) size(decrypt bool, n int, last bool) (int, bool) {
 	n += len(r.data)

@@ -5,6 +5,8 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"os"
+	"runtime"
+	"slices"
 	"strings"
 	"testing"
 
@@ -635,5 +637,36 @@ func TestSecretKeysStay(t *testing.T) {
 		if got := crypt(o); !bytes.Equal(got, text) {
 			t.Errorf("%x", got)
 		}
+	}
+}
+
+// TestLongAEAD: what is encrypted in many parts is not copied for each of them,
+// and an end without room can be repeated.
+func TestLongAEAD(t *testing.T) {
+	m, _ := start(t, nil)
+	h := token(t, m)
+	key := createSecret(t, m, h, CKK_AES, make([]byte, 32))
+	gcm := Mechanism{Type: CKM_AES_GCM, Param: &AEADParams{Nonce: make([]byte, 12), TagBits: 128}}
+	msg := bytes.Repeat([]byte("0123456789abcdef"), 1<<16)
+	whole := Output{Buf: make([]byte, len(msg)+16)}
+	must(t, m.EncryptInit(h, gcm, key))
+	must(t, m.Encrypt(h, msg, &whole))
+
+	must(t, m.EncryptInit(h, gcm, key))
+	var before, after runtime.MemStats
+	runtime.ReadMemStats(&before)
+	for part := range slices.Chunk(msg, 1024) {
+		must(t, m.EncryptUpdate(h, part, &Output{Buf: []byte{}}))
+	}
+	runtime.ReadMemStats(&after)
+	if n := after.TotalAlloc - before.TotalAlloc; n > 20*uint64(len(msg)) {
+		t.Errorf("%d bytes allocated for a message of %d", n, len(msg))
+	}
+	out := Output{Buf: make([]byte, 100)}
+	want(t, CKR_BUFFER_TOO_SMALL, m.EncryptFinal(h, &out))
+	out.Buf = make([]byte, out.Len)
+	must(t, m.EncryptFinal(h, &out))
+	if !bytes.Equal(out.Buf, whole.Buf) {
+		t.Error("in parts it is another ciphertext")
 	}
 }
