@@ -9,10 +9,10 @@ import (
 	"slices"
 )
 
-// aesInfo: the sizes of AES keys are in bytes (section 6.13).
+// aesInfo: the sizes of AES keys are in bytes (sections 6.10, 6.11 and 6.13).
 func aesInfo(functions uint) MechanismInfo { return MechanismInfo{16, 32, functions} }
 
-// aesMechanisms are the modes of AES (section 6.13).
+// aesMechanisms are the modes of AES (sections 6.10, 6.11 and 6.13).
 var aesMechanisms = []mechanism{
 	{typ: CKM_AES_CBC, info: aesInfo(CKF_ENCRYPT | CKF_DECRYPT), keyType: CKK_AES, cipher: parseCBC},
 	{typ: CKM_AES_CBC_PAD, info: aesInfo(CKF_ENCRYPT | CKF_DECRYPT | CKF_WRAP | CKF_UNWRAP), keyType: CKK_AES, cipher: parseCBCPad, wrap: wrapCBC, unwrap: unwrapCBC},
@@ -216,8 +216,8 @@ func (r *aeadRun) next(key []byte, decrypt bool, data []byte, last bool) ([]byte
 	return out, nil
 }
 
-// AEADParams is a CK_GCM_PARAMS (section 6.13.3) or, with TagBits 128, a
-// CK_SALSA20_CHACHA20_POLY1305_PARAMS (section 6.41).
+// AEADParams is a CK_GCM_PARAMS (section 6.13) or, with TagBits 128, a
+// CK_SALSA20_CHACHA20_POLY1305_PARAMS (section 6.61).
 type AEADParams struct {
 	Nonce, AAD []byte
 	TagBits    uint

@@ -11,7 +11,7 @@ import (
 	"github.com/InterCooperative-Network/icn-p11/internal/secmem"
 )
 
-// hmacMechanisms is HMAC (RFC 2104; section 6.22.3 and following), each hash
+// hmacMechanisms is HMAC (RFC 2104; sections 6.21 to 6.31), each hash
 // with a code of full length and with one of a length that is given.
 var hmacMechanisms = slices.Concat(
 	hmacRows("HMAC-SHA224", CKM_SHA224_HMAC, CKM_SHA224_HMAC_GENERAL, CKK_SHA224_HMAC, sha256.New224),
@@ -37,7 +37,7 @@ func hmacRows(name string, full, general MechanismType, keyType uint, newHash fu
 }
 
 // macSize reads the parameter of a HMAC: the length of the code, a CK_ULONG,
-// for those that take one (section 6.22.4).
+// for those that take one (section 6.21 and following).
 func (m *mechanism) macSize(param any) (int, error) {
 	most := m.mac().Size()
 	p, _ := param.([]byte)

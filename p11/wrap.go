@@ -11,7 +11,7 @@ import (
 	"github.com/InterCooperative-Network/icn-p11/internal/secmem"
 )
 
-// keyWrapMechanisms is AES key wrap (RFC 3394, RFC 5649; section 6.13.17).
+// keyWrapMechanisms is AES key wrap (RFC 3394, RFC 5649; section 6.16).
 var keyWrapMechanisms = []mechanism{
 	{typ: CKM_AES_KEY_WRAP, info: aesInfo(CKF_WRAP | CKF_UNWRAP), keyType: CKK_AES, wrap: wrapper(keywrap.Wrap), unwrap: wrapper(keywrap.Unwrap)},
 	{typ: CKM_AES_KEY_WRAP_KWP, info: aesInfo(CKF_WRAP | CKF_UNWRAP), keyType: CKK_AES, wrap: wrapper(keywrap.WrapPadded), unwrap: wrapper(keywrap.UnwrapPadded)},
