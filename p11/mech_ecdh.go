@@ -59,7 +59,7 @@ func parseECDH(param any) (deriver, error) {
 
 func (d *ecdh) class() uint { return CKO_PRIVATE_KEY }
 
-// most: without a KDF, the key is the beginning of the shared secret.
+// most: without a KDF, the key is the shared secret or the end of it.
 func (d *ecdh) most() int {
 	if d.newHash == nil {
 		return x25519.Size
@@ -79,7 +79,8 @@ func (d *ecdh) derive(dst, key []byte) error {
 		return CKR_MECHANISM_PARAM_INVALID
 	}
 	if d.newHash == nil {
-		secmem.Copy(dst, z.Bytes())
+		// Section 6.3.17: a shorter key loses bytes from the leading end.
+		secmem.Copy(dst, z.Bytes()[x25519.Size-len(dst):])
 		return nil
 	}
 	secmem.Do(func() {

@@ -320,6 +320,12 @@ func TestX25519(t *testing.T) {
 			if n := get(t, m, h, o, CKA_VALUE_LEN); ulongOf(n) != 32 {
 				t.Errorf("length %x", n)
 			}
+			short, err := m.DeriveKey(h, Mechanism{Type: CKM_ECDH1_DERIVE, Param: &ECDHParams{KDF: CKD_NULL, Public: public}}, key,
+				[]Attribute{{CKA_EXTRACTABLE, yes}, {CKA_KEY_TYPE, ulong(CKK_AES)}, {CKA_VALUE_LEN, ulong(uint(16))}})
+			must(t, err)
+			if z := get(t, m, h, short, CKA_VALUE); !bytes.Equal(z, v.Shared[16:]) {
+				t.Errorf("the end of the shared secret: %x", z)
+			}
 		}
 		want(t, CKR_KEY_TYPE_INCONSISTENT, m.SignInit(h, pure, key))
 		for _, bad := range []any{
