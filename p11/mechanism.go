@@ -37,8 +37,10 @@ type mechanism struct {
 	cipher func(param any) (cipherRun, error)
 	// derive reads the parameter of a derivation.
 	derive func(param any) (deriver, error)
-	// wrap encrypts a key under another; unwrap takes that back.
-	wrap, unwrap func(param any, wrapping, key []byte) ([]byte, error)
+	// wrap and unwrap read the parameter of a wrapping and of an unwrapping;
+	// zeroPads tells that a key may be followed by less than a semiblock of zeros.
+	wrap, unwrap func(param any) (wrapRun, error)
+	zeroPads     bool
 }
 
 // takes tells whether keys of a type serve the mechanism.

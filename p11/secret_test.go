@@ -569,6 +569,33 @@ func TestWrap(t *testing.T) {
 		want(t, CKR_WRAPPED_KEY_INVALID, err)
 	}
 
+	// An initial value, and a key that is filled up with zeros.
+	odd := []byte("a generic secret of 30 bytes..")
+	for _, mech := range []Mechanism{{Type: CKM_AES_KEY_WRAP}, {Type: CKM_AES_KEY_WRAP, Param: bytes.Repeat([]byte{1}, 8)}, {Type: CKM_AES_KEY_WRAP_KWP, Param: bytes.Repeat([]byte{2}, 4)}} {
+		w := wrapped(t, m, h, mech, kek, createSecret(t, m, h, CKK_GENERIC_SECRET, odd, Attribute{CKA_EXTRACTABLE, yes}))
+		tmpl := []Attribute{{CKA_CLASS, ulong(CKO_SECRET_KEY)}, {CKA_KEY_TYPE, ulong(CKK_GENERIC_SECRET)}, {CKA_VALUE_LEN, ulong(uint(len(odd)))}}
+		o, err := m.UnwrapKey(h, mech, kek, w, tmpl)
+		must(t, err)
+		// What was unwrapped is extractable unless the template says otherwise.
+		if v := get(t, m, h, o, CKA_VALUE); !bytes.Equal(v, odd) {
+			t.Errorf("unwrapped %q", v)
+		}
+		for _, n := range []uint{24, 33} {
+			tmpl[2].Value = ulong(n)
+			_, err = m.UnwrapKey(h, mech, kek, w, tmpl)
+			want(t, CKR_WRAPPED_KEY_LEN_RANGE, err)
+		}
+	}
+	pkcs8 := append(pkcs8Head(edwards25519), seed...)
+	for n, good := range map[int]bool{0: true, 7: true, 8: false} {
+		if key := parsePKCS8(edwards25519, append(bytes.Clone(pkcs8), make([]byte, n)...), true); good != bytes.Equal(key, seed) {
+			t.Errorf("PKCS #8 with %d zeros: %x", n, key)
+		}
+	}
+	if parsePKCS8(edwards25519, append(bytes.Clone(pkcs8), 0), false) != nil || parsePKCS8(edwards25519, append(bytes.Clone(pkcs8), 1), true) != nil {
+		t.Error("PKCS #8 with something behind it")
+	}
+
 	out := func() *Output { return &Output{Buf: make([]byte, 256)} }
 	kw := mechs[0]
 	key := createSecret(t, m, h, CKK_AES, value, Attribute{CKA_EXTRACTABLE, yes})
