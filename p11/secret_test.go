@@ -457,6 +457,29 @@ func TestSecretKeyAttributes(t *testing.T) {
 	if kcv := get(t, m, h, o, CKA_CHECK_VALUE); hex.EncodeToString(kcv) != "66e94b" {
 		t.Errorf("check value %x", kcv)
 	}
+	// That of the others is the beginning of their SHA-1 hash.
+	for _, typ := range []uint{CKK_CHACHA20, CKK_GENERIC_SECRET, CKK_SHA256_HMAC} {
+		if kcv := get(t, m, h, createSecret(t, m, h, typ, make([]byte, 32)), CKA_CHECK_VALUE); hex.EncodeToString(kcv) != "de8a84" {
+			t.Errorf("check value %x", kcv)
+		}
+	}
+	// It need not be there, and can be taken away; the key does without.
+	bare := createSecret(t, m, h, CKK_AES, make([]byte, 16), Attribute{CKA_TOKEN, yes}, Attribute{CKA_CHECK_VALUE, empty})
+	stored := createSecret(t, m, h, CKK_AES, make([]byte, 16), Attribute{CKA_TOKEN, yes}, Attribute{CKA_CHECK_VALUE, []byte{0x66, 0xe9, 0x4b}})
+	want(t, CKR_ATTRIBUTE_VALUE_INVALID, m.SetAttributeValue(h, stored, []Attribute{{CKA_CHECK_VALUE, []byte{1, 2, 3}}}))
+	must(t, m.SetAttributeValue(h, stored, []Attribute{{CKA_CHECK_VALUE, empty}}))
+	want(t, CKR_ATTRIBUTE_VALUE_INVALID, m.SetAttributeValue(h, stored, []Attribute{{CKA_CHECK_VALUE, []byte{0x66, 0xe9, 0x4b}}}))
+	for _, o := range []ObjectHandle{bare, stored} {
+		if kcv := get(t, m, h, o, CKA_CHECK_VALUE); len(kcv) != 0 {
+			t.Errorf("check value %x", kcv)
+		}
+		must(t, m.EncryptInit(h, Mechanism{Type: CKM_AES_CBC, Param: make([]byte, 16)}, o))
+		out := Output{Buf: make([]byte, 16)}
+		must(t, m.Encrypt(h, make([]byte, 16), &out))
+		if hex.EncodeToString(out.Buf[:3]) != "66e94b" {
+			t.Errorf("encrypts to %x", out.Buf)
+		}
+	}
 	_, err := m.CreateObject(h, secretTemplate(CKK_AES, make([]byte, 16), Attribute{CKA_CHECK_VALUE, []byte{1, 2, 3}}))
 	want(t, CKR_ATTRIBUTE_VALUE_INVALID, err)
 	for _, c := range []struct {
