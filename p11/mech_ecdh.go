@@ -69,7 +69,9 @@ func (d *ecdh) most() int {
 
 func (d *ecdh) usual() int { return d.most() }
 
-func (d *ecdh) derive(dst, key []byte) error {
+func (d *ecdh) second() ObjectHandle { return 0 }
+
+func (d *ecdh) derive(dst, key, _ []byte) error {
 	z, err := secmem.New(x25519.Size)
 	if err != nil {
 		return err

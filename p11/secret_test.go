@@ -396,6 +396,18 @@ func TestHKDFVectors(t *testing.T) {
 			if _, okm := derive(prk, false, true, len(v.OKM)); !bytes.Equal(okm, v.OKM) {
 				t.Errorf("%s in two steps: %x", v.Source, okm)
 			}
+			if len(v.Salt) > 0 {
+				// The salt as a key; and one that is not looked at.
+				p.SaltType, p.Salt, p.SaltKey = CKF_HKDF_SALT_KEY, nil, createSecret(t, m, h, CKK_GENERIC_SECRET, v.Salt)
+				if _, okm := derive(key, true, true, len(v.OKM)); !bytes.Equal(okm, v.OKM) {
+					t.Errorf("%s with a key for salt: %x", v.Source, okm)
+				}
+				p.SaltKey = 9999
+				if _, okm := derive(prk, false, true, len(v.OKM)); !bytes.Equal(okm, v.OKM) {
+					t.Errorf("%s with a salt that is not used: %x", v.Source, okm)
+				}
+				p.SaltType, p.Salt = CKF_HKDF_SALT_DATA, v.Salt
+			}
 			p.Extract, p.Expand = true, true
 			o, err := m.DeriveKey(h, Mechanism{Type: CKM_HKDF_DATA, Param: &p}, key, []Attribute{{CKA_VALUE_LEN, ulong(uint(len(v.OKM)))}, {CKA_LABEL, []byte("d")}})
 			must(t, err)
@@ -411,6 +423,13 @@ func TestHKDFVectors(t *testing.T) {
 	} {
 		_, err := m.DeriveKey(h, Mechanism{Type: CKM_HKDF_DERIVE, Param: &bad}, key, nil)
 		want(t, CKR_MECHANISM_PARAM_INVALID, err)
+	}
+	for rv, salt := range map[RV]ObjectHandle{
+		CKR_KEY_HANDLE_INVALID: 9999, CKR_KEY_TYPE_INCONSISTENT: createSecret(t, m, h, CKK_AES, make([]byte, 16)),
+		CKR_KEY_FUNCTION_NOT_PERMITTED: createSecret(t, m, h, CKK_HKDF, []byte("salt"), Attribute{CKA_DERIVE, no}), CKR_OK: key,
+	} {
+		_, err := m.DeriveKey(h, Mechanism{Type: CKM_HKDF_DERIVE, Param: &HKDFParams{Extract: true, PRF: CKM_SHA256, SaltType: CKF_HKDF_SALT_KEY, SaltKey: salt}}, key, nil)
+		want(t, rv, RVOf(err))
 	}
 }
 
