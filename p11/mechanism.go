@@ -48,6 +48,10 @@ func (m *mechanism) takes(keyType uint) bool {
 	return keyType == m.keyType || slices.Contains(m.keyTypes, keyType)
 }
 
+// singlePart tells that a signature mechanism takes its input in one part alone:
+// ECDSA without a hash (section 6.3.12).
+func (m *mechanism) singlePart() bool { return m.ecdsa && m.digest == nil }
+
 // mechanisms is the table. Each family adds its rows in its own file.
 var mechanisms = func() map[MechanismType]*mechanism {
 	m := map[MechanismType]*mechanism{}
