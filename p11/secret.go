@@ -25,14 +25,20 @@ var macUses = []AttributeType{CKA_SIGN, CKA_VERIFY}
 // secretTypes are the types of secret keys, as objects and as what a
 // derivation or an unwrapping makes.
 var secretTypes = map[uint]secretType{
-	CKK_GENERIC_SECRET: {uses: append([]AttributeType{CKA_DERIVE}, macUses...), check: hashCheck},
-	CKK_HKDF:           {uses: []AttributeType{CKA_DERIVE}, check: hashCheck},
-	CKK_SHA224_HMAC:    {uses: macUses, check: hashCheck},
-	CKK_SHA256_HMAC:    {uses: macUses, check: hashCheck},
-	CKK_SHA384_HMAC:    {uses: macUses, check: hashCheck},
-	CKK_SHA512_HMAC:    {uses: macUses, check: hashCheck},
-	CKK_AES:            {sizes: []int{16, 24, 32}, uses: []AttributeType{CKA_ENCRYPT, CKA_DECRYPT}, check: aesCheck},
-	CKK_CHACHA20:       {sizes: []int{32}, uses: []AttributeType{CKA_ENCRYPT, CKA_DECRYPT}, check: hashCheck},
+	CKK_GENERIC_SECRET:  {uses: append([]AttributeType{CKA_DERIVE}, macUses...), check: hashCheck},
+	CKK_HKDF:            {uses: []AttributeType{CKA_DERIVE}, check: hashCheck},
+	CKK_SHA224_HMAC:     {uses: macUses, check: hashCheck},
+	CKK_SHA256_HMAC:     {uses: macUses, check: hashCheck},
+	CKK_SHA384_HMAC:     {uses: macUses, check: hashCheck},
+	CKK_SHA512_HMAC:     {uses: macUses, check: hashCheck},
+	CKK_SHA512_224_HMAC: {uses: macUses, check: hashCheck},
+	CKK_SHA512_256_HMAC: {uses: macUses, check: hashCheck},
+	CKK_SHA3_224_HMAC:   {uses: macUses, check: hashCheck},
+	CKK_SHA3_256_HMAC:   {uses: macUses, check: hashCheck},
+	CKK_SHA3_384_HMAC:   {uses: macUses, check: hashCheck},
+	CKK_SHA3_512_HMAC:   {uses: macUses, check: hashCheck},
+	CKK_AES:             {sizes: []int{16, 24, 32}, uses: []AttributeType{CKA_ENCRYPT, CKA_DECRYPT}, check: aesCheck},
+	CKK_CHACHA20:        {sizes: []int{32}, uses: []AttributeType{CKA_ENCRYPT, CKA_DECRYPT}, check: hashCheck},
 }
 
 // fits tells whether a key of the type can have a size.
