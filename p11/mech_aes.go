@@ -78,10 +78,7 @@ func (r *cbcRun) next(key []byte, decrypt bool, data []byte, last bool) ([]byte,
 		data = append(data, bytes.Repeat([]byte{byte(n)}, n)...)
 	}
 	if last && len(data)%blockSize != 0 || last && decrypt && r.pad && len(data) == 0 {
-		if decrypt {
-			return nil, CKR_ENCRYPTED_DATA_LEN_RANGE
-		}
-		return nil, CKR_DATA_LEN_RANGE
+		return nil, badLength(decrypt)
 	}
 	n := r.ready(decrypt, len(data), last)
 	r.kept = slices.Clone(data[n:])
@@ -144,10 +141,7 @@ func (r *ctrRun) next(key []byte, decrypt bool, data []byte, _ bool) ([]byte, er
 		return nil, CKR_KEY_SIZE_RANGE
 	}
 	if uint64(len(data)) > r.room-r.done {
-		if decrypt {
-			return nil, CKR_ENCRYPTED_DATA_LEN_RANGE
-		}
-		return nil, CKR_DATA_LEN_RANGE
+		return nil, badLength(decrypt)
 	}
 	iv := r.first
 	low := binary.BigEndian.Uint64(iv[8:])
@@ -193,7 +187,7 @@ func (r *aeadRun) size(decrypt bool, n int, last bool) (int, bool) {
 
 func (r *aeadRun) next(key []byte, decrypt bool, data []byte, last bool) ([]byte, error) {
 	if len(data) > maxMessage-len(r.data) {
-		return nil, CKR_DATA_LEN_RANGE
+		return nil, badLength(decrypt)
 	}
 	r.data = append(r.data, data...)
 	if !last {
