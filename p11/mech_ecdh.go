@@ -11,7 +11,7 @@ import (
 	"github.com/InterCooperative-Network/icn-p11/internal/x25519"
 )
 
-// montgomeryMechanisms is X25519 (RFC 7748; sections 6.3.7, 6.3.9 and 6.3.17).
+// montgomeryMechanisms is X25519 (RFC 7748; sections 6.3.11 and 6.3.17).
 var montgomeryMechanisms = []mechanism{
 	{typ: CKM_EC_MONTGOMERY_KEY_PAIR_GEN, info: edwardsInfo(CKF_GENERATE_KEY_PAIR), keyType: CKK_EC_MONTGOMERY},
 	{typ: CKM_ECDH1_DERIVE, info: edwardsInfo(CKF_DERIVE), keyType: CKK_EC_MONTGOMERY, derive: parseECDH},
