@@ -57,6 +57,16 @@ func layout[T any](param []byte) (c T, ok bool) {
 	return c, true
 }
 
+// nonceBytes is the length of a nonce of ChaCha20-Poly1305 in bytes. The standard
+// has it in bits (section 6.61.4), which Java passes; NSS and those who follow it
+// pass bytes. No nonce is of 96 bytes, nor of 12 bits.
+func nonceBytes(n C.CK_ULONG) C.CK_ULONG {
+	if n == 96 {
+		return 12
+	}
+	return n
+}
+
 // parameter takes the parameter of a mechanism apart. ok is false for a pointer
 // that cannot be one.
 func parameter(t p11.MechanismType, param []byte) (v any, ok bool) {
@@ -77,7 +87,7 @@ func parameter(t p11.MechanismType, param []byte) (v any, ok bool) {
 		}
 	case p11.CKM_CHACHA20_POLY1305:
 		if c, fits := layout[chachaParams](param); fits {
-			v = &p11.AEADParams{Nonce: at(c.nonce, c.nonceLen), AAD: at(c.aad, c.aadLen), TagBits: 128}
+			v = &p11.AEADParams{Nonce: at(c.nonce, nonceBytes(c.nonceLen)), AAD: at(c.aad, c.aadLen), TagBits: 128}
 		}
 	case p11.CKM_ECDH1_DERIVE:
 		if c, fits := layout[ecdhParams](param); fits {

@@ -155,7 +155,7 @@ var secretKey = []spec{
 	{CKA_EXTRACTABLE, kindBool, anyTime | onlyDown, no},
 	{CKA_ALWAYS_SENSITIVE, kindBool, 0, no},
 	{CKA_NEVER_EXTRACTABLE, kindBool, 0, no},
-	{CKA_CHECK_VALUE, kindBytes, onCreate, nil},
+	{CKA_CHECK_VALUE, kindBytes, anyTime, nil},
 	{CKA_ENCRYPT, kindBool, anyTime, no},
 	{CKA_DECRYPT, kindBool, anyTime, no},
 	{CKA_SIGN, kindBool, anyTime, no},

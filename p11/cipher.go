@@ -25,7 +25,7 @@ type cipherOp struct {
 	key     *object
 	run     cipherRun
 	decrypt bool
-	parts   bool // the data comes in parts
+	parts   bool // a part was processed
 	// live is the key, unlocked from the first part to the last.
 	live *liveKey
 }
@@ -111,8 +111,7 @@ func (m *Module) DecryptUpdate(h SessionHandle, part []byte, out *Output) error 
 }
 
 func (m *Module) cryptPart(h SessionHandle, part []byte, out *Output, function uint) error {
-	return m.step(h, function, out, func(op *cipherOp) ([]byte, bool, error) {
-		op.parts = true
+	return m.step(h, function, out, func(*cipherOp) ([]byte, bool, error) {
 		return part, false, nil
 	})
 }
@@ -128,8 +127,7 @@ func (m *Module) DecryptFinal(h SessionHandle, out *Output) error {
 }
 
 func (m *Module) cryptLast(h SessionHandle, out *Output, function uint) error {
-	return m.step(h, function, out, func(op *cipherOp) ([]byte, bool, error) {
-		op.parts = true
+	return m.step(h, function, out, func(*cipherOp) ([]byte, bool, error) {
 		return nil, true, nil
 	})
 }
@@ -193,7 +191,6 @@ func (m *Module) dual(h SessionHandle, part []byte, out *Output, function, besid
 	if op == nil || !sess.active(beside) {
 		return CKR_OPERATION_NOT_INITIALIZED
 	}
-	op.parts = true
 	plain := part
 	if !op.decrypt {
 		plain = slices.Clone(part) // the output may go where the input is
@@ -231,13 +228,21 @@ func (s *session) give(function uint, part []byte) error {
 	return (*s.message(function)).append(part)
 }
 
+// badLength is the code for data of a length that a cipher does not take.
+func badLength(decrypt bool) RV {
+	if decrypt {
+		return CKR_ENCRYPTED_DATA_LEN_RANGE
+	}
+	return CKR_DATA_LEN_RANGE
+}
+
 // stepOp does it, and tells whether the operation is over.
 func (l *library) stepOp(sess *session, op *cipherOp, data []byte, last bool, out *Output) (done bool, err error) {
 	if op.key.private && l.user(sess.slot) != userIn {
 		return true, CKR_USER_NOT_LOGGED_IN
 	}
 	if len(data) > maxMessage {
-		return true, CKR_DATA_LEN_RANGE
+		return true, badLength(op.decrypt)
 	}
 	most, exact := op.run.size(op.decrypt, len(data), last)
 	out.Len = uint(most)
@@ -278,7 +283,7 @@ func (l *library) stepOp(sess *session, op *cipherOp, data []byte, last bool, ou
 	if op.decrypt {
 		secmem.Wipe(text)
 	}
-	op.run = run
+	op.run, op.parts = run, true
 	return last, nil
 }
 

@@ -9,17 +9,23 @@ const (
 	CKO_SECRET_KEY  uint = 4
 	CKO_PROFILE     uint = 9
 
-	CKK_EC             uint = 0x03
-	CKK_GENERIC_SECRET uint = 0x10
-	CKK_AES            uint = 0x1F
-	CKK_SHA256_HMAC    uint = 0x2B
-	CKK_SHA384_HMAC    uint = 0x2C
-	CKK_SHA512_HMAC    uint = 0x2D
-	CKK_SHA224_HMAC    uint = 0x2E
-	CKK_CHACHA20       uint = 0x33
-	CKK_EC_EDWARDS     uint = 0x40
-	CKK_EC_MONTGOMERY  uint = 0x41
-	CKK_HKDF           uint = 0x42
+	CKK_EC              uint = 0x03
+	CKK_GENERIC_SECRET  uint = 0x10
+	CKK_AES             uint = 0x1F
+	CKK_SHA256_HMAC     uint = 0x2B
+	CKK_SHA384_HMAC     uint = 0x2C
+	CKK_SHA512_HMAC     uint = 0x2D
+	CKK_SHA224_HMAC     uint = 0x2E
+	CKK_CHACHA20        uint = 0x33
+	CKK_SHA3_224_HMAC   uint = 0x36
+	CKK_SHA3_256_HMAC   uint = 0x37
+	CKK_SHA3_384_HMAC   uint = 0x38
+	CKK_SHA3_512_HMAC   uint = 0x39
+	CKK_EC_EDWARDS      uint = 0x40
+	CKK_EC_MONTGOMERY   uint = 0x41
+	CKK_HKDF            uint = 0x42
+	CKK_SHA512_224_HMAC uint = 0x43
+	CKK_SHA512_256_HMAC uint = 0x44
 
 	CKC_X_509 uint = 0
 

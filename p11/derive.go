@@ -9,8 +9,11 @@ type deriver interface {
 	class() uint // of the key that it takes
 	most() int   // bytes that it can make
 	usual() int  // bytes that it makes where no length is given
-	// derive fills dst, in secret memory, with at most as many bytes.
-	derive(dst, key []byte) error
+	// second is the handle of another secret key that it takes; 0: none.
+	second() ObjectHandle
+	// derive fills dst, in secret memory, with at most as many bytes. second is
+	// nil where there is no such key.
+	derive(dst, key, second []byte) error
 }
 
 // DeriveKey is C_DeriveKey (section 5.18.5). It makes secret keys, and with
@@ -36,8 +39,16 @@ func (m *Module) DeriveKey(h SessionHandle, mech Mechanism, base ObjectHandle, t
 	if o.bool(CKA_ALWAYS_AUTHENTICATE) {
 		return 0, CKR_USER_NOT_LOGGED_IN // there is no operation that a PIN could be given for
 	}
+	keys := []*object{o}
+	if second := d.second(); second != 0 {
+		o, err := l.opKey(sess, second, CKO_SECRET_KEY, row, CKA_DERIVE)
+		if err != nil {
+			return 0, err
+		}
+		keys = append(keys, o)
+	}
 	if row.typ == CKM_HKDF_DATA {
-		return l.deriveData(h, sess, d, o, tmpl)
+		return l.deriveData(h, sess, d, keys, tmpl)
 	}
 	a, size, err := l.parseSecret(sess, tmpl, d.usual())
 	if err != nil {
@@ -52,7 +63,7 @@ func (m *Module) DeriveKey(h SessionHandle, mech Mechanism, base ObjectHandle, t
 	if err := l.mayCreate(sess, a); err != nil {
 		return 0, err
 	}
-	secret, err := l.derived(s, d, o, size)
+	secret, err := l.derived(s, d, keys, size)
 	if err != nil {
 		return 0, err
 	}
@@ -63,13 +74,23 @@ func (m *Module) DeriveKey(h SessionHandle, mech Mechanism, base ObjectHandle, t
 	return l.addSecret(h, s, a, secret.Bytes())
 }
 
-// derived makes the bytes. The caller destroys them.
-func (l *library) derived(s *slot, d deriver, o *object, size int) (*secmem.Buffer, error) {
+// derived makes the bytes of one or two keys. The caller destroys them.
+func (l *library) derived(s *slot, d deriver, keys []*object, size int) (*secmem.Buffer, error) {
+	var second []byte
+	if len(keys) > 1 {
+		// A copy: two keys in use at a time may be one.
+		buf, err := l.readSecret(s, keys[1])
+		if err != nil {
+			return nil, err
+		}
+		defer buf.Destroy()
+		second = buf.Bytes()
+	}
 	secret, err := secmem.New(size)
 	if err != nil {
 		return nil, l.fail("deriving a key", s.serial, err)
 	}
-	if err := l.withKey(s, o, func(key []byte) error { return d.derive(secret.Bytes(), key) }); err != nil {
+	if err := l.withKey(s, keys[0], func(key []byte) error { return d.derive(secret.Bytes(), key, second) }); err != nil {
 		secret.Destroy()
 		return nil, l.fail("deriving a key", s.serial, err)
 	}
@@ -78,7 +99,7 @@ func (l *library) derived(s *slot, d deriver, o *object, size int) (*secmem.Buff
 
 // deriveData is for CKM_HKDF_DATA: what is derived is no key but data, for
 // everybody to read who may see the object. Its length is CKA_VALUE_LEN.
-func (l *library) deriveData(h SessionHandle, sess *session, d deriver, o *object, tmpl []Attribute) (ObjectHandle, error) {
+func (l *library) deriveData(h SessionHandle, sess *session, d deriver, keys []*object, tmpl []Attribute) (ObjectHandle, error) {
 	size, rest := d.usual(), tmpl[:0:0]
 	for _, t := range tmpl {
 		if t.Type != CKA_VALUE_LEN {
@@ -112,7 +133,7 @@ func (l *library) deriveData(h SessionHandle, sess *session, d deriver, o *objec
 	if err := l.mayCreate(sess, a); err != nil {
 		return 0, err
 	}
-	secret, err := l.derived(s, d, o, size)
+	secret, err := l.derived(s, d, keys, size)
 	if err != nil {
 		return 0, err
 	}
@@ -121,8 +142,7 @@ func (l *library) deriveData(h SessionHandle, sess *session, d deriver, o *objec
 	return l.add(h, s, &object{attrs: a}, nil)
 }
 
-// parseSecret reads the template of a secret key that is derived or unwrapped,
-// and finds its size: CKA_VALUE_LEN, the only one of its type, or usual.
+// parseSecret reads the template of a secret key that is derived, and finds its size: CKA_VALUE_LEN, the only one of its type, or usual.
 func (l *library) parseSecret(sess *session, tmpl []Attribute, usual int) (attrs, int, error) {
 	if v, ok := given(tmpl, CKA_CLASS); ok && ulongOf(v) != CKO_SECRET_KEY {
 		return nil, 0, CKR_TEMPLATE_INCONSISTENT

@@ -94,6 +94,24 @@ func TestECDSA(t *testing.T) {
 				}
 			}
 			want(t, CKR_KEY_TYPE_INCONSISTENT, m.SignInit(h, pure, priv))
+			// Without a hash there are no parts.
+			raw := Mechanism{Type: CKM_ECDSA}
+			for _, parts := range []func() error{
+				func() error { return m.SignUpdate(h, message) }, func() error { return m.SignFinal(h, &Output{Query: true}) },
+			} {
+				must(t, m.SignInit(h, raw, priv))
+				want(t, CKR_OPERATION_NOT_INITIALIZED, parts())
+				want(t, CKR_OPERATION_NOT_INITIALIZED, m.Sign(h, message, &Output{Query: true}))
+			}
+			for _, parts := range []func() error{
+				func() error { return m.VerifyUpdate(h, message) }, func() error { return m.VerifyFinal(h, message) },
+			} {
+				must(t, m.VerifyInit(h, raw, pub))
+				want(t, CKR_OPERATION_NOT_INITIALIZED, parts())
+				want(t, CKR_OPERATION_NOT_INITIALIZED, m.Verify(h, message, message))
+			}
+			must(t, m.VerifySignatureInit(h, raw, pub, message))
+			want(t, CKR_OPERATION_NOT_INITIALIZED, m.VerifySignatureFinal(h))
 			_, err = m.DeriveKey(h, Mechanism{Type: CKM_ECDH1_DERIVE, Param: &ECDHParams{KDF: CKD_NULL, Public: make([]byte, 32)}}, priv, nil)
 			want(t, CKR_KEY_TYPE_INCONSISTENT, err)
 		}

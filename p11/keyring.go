@@ -280,7 +280,9 @@ func (l *library) unlock(s *slot, o *object) (*liveKey, error) {
 	}
 	right := false
 	if o.attrs.ulong(CKA_CLASS) == CKO_SECRET_KEY {
-		right = bytes.Equal(checkValue(keyType, buf.Bytes()[:n]), o.attrs[CKA_CHECK_VALUE])
+		// A key without a check value has none to compare.
+		check := o.attrs[CKA_CHECK_VALUE]
+		right = len(check) == 0 || bytes.Equal(checkValue(keyType, buf.Bytes()[:n]), check)
 	} else {
 		pub := k.public(keyType)
 		right = bytes.Equal(pub[:], o.attrs[CKA_EC_POINT])

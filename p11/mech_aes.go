@@ -9,10 +9,10 @@ import (
 	"slices"
 )
 
-// aesInfo: the sizes of AES keys are in bytes (section 6.13).
+// aesInfo: the sizes of AES keys are in bytes (sections 6.10, 6.11 and 6.13).
 func aesInfo(functions uint) MechanismInfo { return MechanismInfo{16, 32, functions} }
 
-// aesMechanisms are the modes of AES (section 6.13).
+// aesMechanisms are the modes of AES (sections 6.10, 6.11 and 6.13).
 var aesMechanisms = []mechanism{
 	{typ: CKM_AES_CBC, info: aesInfo(CKF_ENCRYPT | CKF_DECRYPT), keyType: CKK_AES, cipher: parseCBC},
 	{typ: CKM_AES_CBC_PAD, info: aesInfo(CKF_ENCRYPT | CKF_DECRYPT | CKF_WRAP | CKF_UNWRAP), keyType: CKK_AES, cipher: parseCBCPad, wrap: wrapCBC, unwrap: unwrapCBC},
@@ -78,10 +78,7 @@ func (r *cbcRun) next(key []byte, decrypt bool, data []byte, last bool) ([]byte,
 		data = append(data, bytes.Repeat([]byte{byte(n)}, n)...)
 	}
 	if last && len(data)%blockSize != 0 || last && decrypt && r.pad && len(data) == 0 {
-		if decrypt {
-			return nil, CKR_ENCRYPTED_DATA_LEN_RANGE
-		}
-		return nil, CKR_DATA_LEN_RANGE
+		return nil, badLength(decrypt)
 	}
 	n := r.ready(decrypt, len(data), last)
 	r.kept = slices.Clone(data[n:])
@@ -144,10 +141,7 @@ func (r *ctrRun) next(key []byte, decrypt bool, data []byte, _ bool) ([]byte, er
 		return nil, CKR_KEY_SIZE_RANGE
 	}
 	if uint64(len(data)) > r.room-r.done {
-		if decrypt {
-			return nil, CKR_ENCRYPTED_DATA_LEN_RANGE
-		}
-		return nil, CKR_DATA_LEN_RANGE
+		return nil, badLength(decrypt)
 	}
 	iv := r.first
 	low := binary.BigEndian.Uint64(iv[8:])
@@ -191,7 +185,7 @@ func (r *aeadRun) size(decrypt bool, n int, last bool) (int, bool) {
 
 func (r *aeadRun) next(key []byte, decrypt bool, data []byte, last bool) ([]byte, error) {
 	if len(data) > maxMessage-len(r.data) {
-		return nil, CKR_DATA_LEN_RANGE
+		return nil, badLength(decrypt)
 	}
 	r.data = append(r.data, data...)
 	if !last {
@@ -214,8 +208,8 @@ func (r *aeadRun) next(key []byte, decrypt bool, data []byte, last bool) ([]byte
 	return out, nil
 }
 
-// AEADParams is a CK_GCM_PARAMS (section 6.13.3) or, with TagBits 128, a
-// CK_SALSA20_CHACHA20_POLY1305_PARAMS (section 6.41).
+// AEADParams is a CK_GCM_PARAMS (section 6.13) or, with TagBits 128, a
+// CK_SALSA20_CHACHA20_POLY1305_PARAMS (section 6.61).
 type AEADParams struct {
 	Nonce, AAD []byte
 	TagBits    uint

@@ -6,7 +6,7 @@ import (
 	"golang.org/x/crypto/chacha20poly1305"
 )
 
-// chachaMechanisms is ChaCha20-Poly1305 (RFC 8439; section 6.41).
+// chachaMechanisms is ChaCha20-Poly1305 (RFC 8439; section 6.61).
 var chachaMechanisms = []mechanism{
 	{typ: CKM_CHACHA20_POLY1305, info: MechanismInfo{chacha20poly1305.KeySize, chacha20poly1305.KeySize, CKF_ENCRYPT | CKF_DECRYPT},
 		keyType: CKK_CHACHA20, cipher: parseChaCha},

@@ -11,7 +11,7 @@ import (
 	"github.com/InterCooperative-Network/icn-p11/internal/x25519"
 )
 
-// montgomeryMechanisms is X25519 (RFC 7748; sections 6.3.7, 6.3.9 and 6.3.17).
+// montgomeryMechanisms is X25519 (RFC 7748; sections 6.3.11 and 6.3.17).
 var montgomeryMechanisms = []mechanism{
 	{typ: CKM_EC_MONTGOMERY_KEY_PAIR_GEN, info: edwardsInfo(CKF_GENERATE_KEY_PAIR), keyType: CKK_EC_MONTGOMERY},
 	{typ: CKM_ECDH1_DERIVE, info: edwardsInfo(CKF_DERIVE), keyType: CKK_EC_MONTGOMERY, derive: parseECDH},
@@ -59,7 +59,7 @@ func parseECDH(param any) (deriver, error) {
 
 func (d *ecdh) class() uint { return CKO_PRIVATE_KEY }
 
-// most: without a KDF, the key is the beginning of the shared secret.
+// most: without a KDF, the key is the shared secret or the end of it.
 func (d *ecdh) most() int {
 	if d.newHash == nil {
 		return x25519.Size
@@ -69,7 +69,9 @@ func (d *ecdh) most() int {
 
 func (d *ecdh) usual() int { return d.most() }
 
-func (d *ecdh) derive(dst, key []byte) error {
+func (d *ecdh) second() ObjectHandle { return 0 }
+
+func (d *ecdh) derive(dst, key, _ []byte) error {
 	z, err := secmem.New(x25519.Size)
 	if err != nil {
 		return err
@@ -79,7 +81,8 @@ func (d *ecdh) derive(dst, key []byte) error {
 		return CKR_MECHANISM_PARAM_INVALID
 	}
 	if d.newHash == nil {
-		secmem.Copy(dst, z.Bytes())
+		// Section 6.3.17: a shorter key loses bytes from the leading end.
+		secmem.Copy(dst, z.Bytes()[x25519.Size-len(dst):])
 		return nil
 	}
 	secmem.Do(func() {

@@ -11,7 +11,7 @@ import (
 	"github.com/InterCooperative-Network/icn-p11/sealstore"
 )
 
-// ecdsaInfo: the sizes are in bits (section 6.3.3). CKF_HW is set, since the
+// ecdsaInfo: the sizes are in bits (section 6.3). CKF_HW is set, since the
 // private key is made and used by the TPM.
 func ecdsaInfo(functions uint) MechanismInfo {
 	return MechanismInfo{256, 384, functions | CKF_HW | CKF_EC_F_P | CKF_EC_OID | CKF_EC_UNCOMPRESS}
@@ -21,7 +21,7 @@ func ecdsaRow(t MechanismType, name string, newHash func() hash.Hash) mechanism 
 	return mechanism{typ: t, name: name, info: ecdsaInfo(CKF_SIGN | CKF_VERIFY), keyType: CKK_EC, ecdsa: true, digest: newHash}
 }
 
-// ecdsaMechanisms is ECDSA (FIPS 186-5; sections 6.3.4, 6.3.11 and 6.3.12) with
+// ecdsaMechanisms is ECDSA (FIPS 186-5; sections 6.3.9, 6.3.12 and 6.3.13) with
 // keys that live in the TPM. The signature is r and s.
 var ecdsaMechanisms = []mechanism{
 	{typ: CKM_EC_KEY_PAIR_GEN, info: ecdsaInfo(CKF_GENERATE_KEY_PAIR), keyType: CKK_EC},

@@ -174,7 +174,19 @@ func (m *Module) collect(h SessionHandle, part []byte, function uint) error {
 	return nil
 }
 
+// inParts refuses parts, and their end, where the mechanism takes the data in one:
+// no operation in parts was initialised, as SoftHSM and kryoptic say it.
+func (op *messageOp) inParts() error {
+	if op.row.singlePart() {
+		return CKR_OPERATION_NOT_INITIALIZED
+	}
+	return nil
+}
+
 func (op *messageOp) append(part []byte) error {
+	if err := op.inParts(); err != nil {
+		return err
+	}
 	if len(part) > maxMessage-len(op.message) {
 		return CKR_DATA_LEN_RANGE
 	}
@@ -216,6 +228,10 @@ func (m *Module) SignFinal(h SessionHandle, out *Output) error {
 	op := sess.sign
 	if op == nil {
 		return CKR_OPERATION_NOT_INITIALIZED
+	}
+	if err := op.inParts(); err != nil {
+		sess.sign = nil
+		return err
 	}
 	return l.finishSign(sess, op, op.message, out)
 }
@@ -280,7 +296,7 @@ func (m *Module) VerifyUpdate(h SessionHandle, part []byte) error {
 func (m *Module) VerifyFinal(h SessionHandle, sig []byte) error {
 	return m.finishVerify(h, CKF_VERIFY, func(op *messageOp) error {
 		op.signature = sig
-		return nil
+		return op.inParts()
 	})
 }
 
@@ -297,6 +313,9 @@ func (m *Module) finishVerify(h SessionHandle, function uint, complete func(*mes
 		return CKR_OPERATION_NOT_INITIALIZED
 	}
 	if err := complete(op); err != nil {
+		if err != CKR_OPERATION_ACTIVE {
+			*at = nil
+		}
 		return err
 	}
 	*at = nil

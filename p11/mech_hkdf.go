@@ -31,6 +31,7 @@ type HKDFParams struct {
 const (
 	CKF_HKDF_SALT_NULL uint = 1
 	CKF_HKDF_SALT_DATA uint = 2
+	CKF_HKDF_SALT_KEY  uint = 4
 )
 
 var hkdfHashes = map[MechanismType]func() hash.Hash{
@@ -44,23 +45,36 @@ type hkdfRun struct {
 	extract, expand bool
 	newHash         func() hash.Hash
 	salt, info      []byte
+	saltKey         ObjectHandle
 }
 
-// parseHKDF refuses a salt that is a key (CKF_HKDF_SALT_KEY): a salt need not
-// be secret (RFC 5869, section 3.1), and can be given as data.
+// parseHKDF ignores a salt where nothing is extracted, and the info where nothing
+// is expanded (section 6.62.3).
 func parseHKDF(param any) (deriver, error) {
 	p, ok := param.(*HKDFParams)
 	if !ok {
 		return nil, CKR_MECHANISM_PARAM_INVALID
 	}
-	h := hkdfHashes[p.PRF]
-	salted := p.SaltType == CKF_HKDF_SALT_DATA
-	if h == nil || !p.Extract && !p.Expand || p.SaltType != CKF_HKDF_SALT_NULL && !salted ||
-		!salted && len(p.Salt) > 0 || len(p.Salt) > maxValue || len(p.Info) > maxValue {
+	r := &hkdfRun{extract: p.Extract, expand: p.Expand, newHash: hkdfHashes[p.PRF]}
+	if r.newHash == nil || !p.Extract && !p.Expand || len(p.Salt) > maxValue || len(p.Info) > maxValue {
 		return nil, CKR_MECHANISM_PARAM_INVALID
 	}
-	return &hkdfRun{p.Extract, p.Expand, h, bytes.Clone(p.Salt), bytes.Clone(p.Info)}, nil
+	if p.Expand {
+		r.info = bytes.Clone(p.Info)
+	}
+	switch {
+	case !p.Extract, p.SaltType == CKF_HKDF_SALT_NULL && len(p.Salt) == 0:
+	case p.SaltType == CKF_HKDF_SALT_DATA:
+		r.salt = bytes.Clone(p.Salt)
+	case p.SaltType == CKF_HKDF_SALT_KEY && len(p.Salt) == 0 && p.SaltKey != 0:
+		r.saltKey = p.SaltKey
+	default:
+		return nil, CKR_MECHANISM_PARAM_INVALID
+	}
+	return r, nil
 }
+
+func (r *hkdfRun) second() ObjectHandle { return r.saltKey }
 
 func (r *hkdfRun) class() uint { return CKO_SECRET_KEY }
 
@@ -73,11 +87,14 @@ func (r *hkdfRun) most() int {
 	return r.usual()
 }
 
-func (r *hkdfRun) derive(dst, key []byte) (err error) {
+func (r *hkdfRun) derive(dst, key, saltKey []byte) (err error) {
 	secmem.Do(func() {
-		prk := key
+		prk, salt := key, r.salt
+		if saltKey != nil {
+			salt = saltKey
+		}
 		if r.extract {
-			if prk, err = hkdf.Extract(r.newHash, key, r.salt); err != nil {
+			if prk, err = hkdf.Extract(r.newHash, key, salt); err != nil {
 				return
 			}
 			defer secmem.Wipe(prk)

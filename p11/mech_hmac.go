@@ -11,19 +11,19 @@ import (
 	"github.com/InterCooperative-Network/icn-p11/internal/secmem"
 )
 
-// hmacMechanisms is HMAC (RFC 2104; section 6.22.3 and following), each hash
+// hmacMechanisms is HMAC (RFC 2104; sections 6.21 to 6.31), each hash
 // with a code of full length and with one of a length that is given.
 var hmacMechanisms = slices.Concat(
 	hmacRows("HMAC-SHA224", CKM_SHA224_HMAC, CKM_SHA224_HMAC_GENERAL, CKK_SHA224_HMAC, sha256.New224),
 	hmacRows("HMAC-SHA256", CKM_SHA256_HMAC, CKM_SHA256_HMAC_GENERAL, CKK_SHA256_HMAC, sha256.New),
 	hmacRows("HMAC-SHA384", CKM_SHA384_HMAC, CKM_SHA384_HMAC_GENERAL, CKK_SHA384_HMAC, sha512.New384),
 	hmacRows("HMAC-SHA512", CKM_SHA512_HMAC, CKM_SHA512_HMAC_GENERAL, CKK_SHA512_HMAC, sha512.New),
-	hmacRows("HMAC-SHA512/224", CKM_SHA512_224_HMAC, CKM_SHA512_224_HMAC_GENERAL, CKK_GENERIC_SECRET, sha512.New512_224),
-	hmacRows("HMAC-SHA512/256", CKM_SHA512_256_HMAC, CKM_SHA512_256_HMAC_GENERAL, CKK_GENERIC_SECRET, sha512.New512_256),
-	hmacRows("HMAC-SHA3-224", CKM_SHA3_224_HMAC, CKM_SHA3_224_HMAC_GENERAL, CKK_GENERIC_SECRET, func() hash.Hash { return sha3.New224() }),
-	hmacRows("HMAC-SHA3-256", CKM_SHA3_256_HMAC, CKM_SHA3_256_HMAC_GENERAL, CKK_GENERIC_SECRET, func() hash.Hash { return sha3.New256() }),
-	hmacRows("HMAC-SHA3-384", CKM_SHA3_384_HMAC, CKM_SHA3_384_HMAC_GENERAL, CKK_GENERIC_SECRET, func() hash.Hash { return sha3.New384() }),
-	hmacRows("HMAC-SHA3-512", CKM_SHA3_512_HMAC, CKM_SHA3_512_HMAC_GENERAL, CKK_GENERIC_SECRET, func() hash.Hash { return sha3.New512() }),
+	hmacRows("HMAC-SHA512/224", CKM_SHA512_224_HMAC, CKM_SHA512_224_HMAC_GENERAL, CKK_SHA512_224_HMAC, sha512.New512_224),
+	hmacRows("HMAC-SHA512/256", CKM_SHA512_256_HMAC, CKM_SHA512_256_HMAC_GENERAL, CKK_SHA512_256_HMAC, sha512.New512_256),
+	hmacRows("HMAC-SHA3-224", CKM_SHA3_224_HMAC, CKM_SHA3_224_HMAC_GENERAL, CKK_SHA3_224_HMAC, func() hash.Hash { return sha3.New224() }),
+	hmacRows("HMAC-SHA3-256", CKM_SHA3_256_HMAC, CKM_SHA3_256_HMAC_GENERAL, CKK_SHA3_256_HMAC, func() hash.Hash { return sha3.New256() }),
+	hmacRows("HMAC-SHA3-384", CKM_SHA3_384_HMAC, CKM_SHA3_384_HMAC_GENERAL, CKK_SHA3_384_HMAC, func() hash.Hash { return sha3.New384() }),
+	hmacRows("HMAC-SHA3-512", CKM_SHA3_512_HMAC, CKM_SHA3_512_HMAC_GENERAL, CKK_SHA3_512_HMAC, func() hash.Hash { return sha3.New512() }),
 )
 
 func hmacRows(name string, full, general MechanismType, keyType uint, newHash func() hash.Hash) []mechanism {
@@ -37,7 +37,7 @@ func hmacRows(name string, full, general MechanismType, keyType uint, newHash fu
 }
 
 // macSize reads the parameter of a HMAC: the length of the code, a CK_ULONG,
-// for those that take one (section 6.22.4).
+// for those that take one (section 6.21 and following).
 func (m *mechanism) macSize(param any) (int, error) {
 	most := m.mac().Size()
 	p, _ := param.([]byte)

@@ -1,6 +1,6 @@
 package p11
 
-// Generation of secret keys (sections 6.6, 6.13, 6.41 and 6.62). Sizes are in
+// Generation of secret keys (sections 6.8, 6.10, 6.58 and 6.62). Sizes are in
 // bits for generic keys and in bytes for the others, as the standard has it.
 var secretMechanisms = []mechanism{
 	{typ: CKM_GENERIC_SECRET_KEY_GEN, info: MechanismInfo{8, 8 * maxSecretKey, CKF_GENERATE}, keyType: CKK_GENERIC_SECRET},

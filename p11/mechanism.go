@@ -37,14 +37,20 @@ type mechanism struct {
 	cipher func(param any) (cipherRun, error)
 	// derive reads the parameter of a derivation.
 	derive func(param any) (deriver, error)
-	// wrap encrypts a key under another; unwrap takes that back.
-	wrap, unwrap func(param any, wrapping, key []byte) ([]byte, error)
+	// wrap and unwrap read the parameter of a wrapping and of an unwrapping;
+	// zeroPads tells that a key may be followed by less than a semiblock of zeros.
+	wrap, unwrap func(param any) (wrapRun, error)
+	zeroPads     bool
 }
 
 // takes tells whether keys of a type serve the mechanism.
 func (m *mechanism) takes(keyType uint) bool {
 	return keyType == m.keyType || slices.Contains(m.keyTypes, keyType)
 }
+
+// singlePart tells that a signature mechanism takes its input in one part alone:
+// ECDSA without a hash (section 6.3.12).
+func (m *mechanism) singlePart() bool { return m.ecdsa && m.digest == nil }
 
 // mechanisms is the table. Each family adds its rows in its own file.
 var mechanisms = func() map[MechanismType]*mechanism {

@@ -238,5 +238,5 @@ func (m *Module) VerifySignatureUpdate(h SessionHandle, part []byte) error {
 
 // VerifySignatureFinal is C_VerifySignatureFinal (v3.2, section 5.15.10).
 func (m *Module) VerifySignatureFinal(h SessionHandle) error {
-	return m.finishVerify(h, verifySignature, func(*messageOp) error { return nil })
+	return m.finishVerify(h, verifySignature, (*messageOp).inParts)
 }

@@ -454,7 +454,7 @@ func (m *Module) GetAttributeValue(h SessionHandle, oh ObjectHandle, tmpl []Attr
 	return result
 }
 
-// readSecret gives the value of a key that may be read. The caller destroys it.
+// readSecret gives a copy of a key's value. The caller destroys it.
 func (l *library) readSecret(s *slot, o *object) (*secmem.Buffer, error) {
 	buf, err := secmem.New(o.secretSize())
 	if err != nil {

@@ -1,6 +1,7 @@
 package p11
 
 import (
+	"bytes"
 	"crypto/aes"
 	"crypto/sha1"
 
@@ -12,8 +13,7 @@ import (
 type secretType struct {
 	sizes []int           // of the key in bytes; nil: 1 to maxSecretKey
 	uses  []AttributeType // what a key is for unless its template says otherwise
-	// check computes the three bytes of CKA_CHECK_VALUE (section 4.10.2); nil:
-	// the type has none.
+	// check computes the three bytes of CKA_CHECK_VALUE (section 4.10.2).
 	check func(key []byte) []byte
 }
 
@@ -25,14 +25,20 @@ var macUses = []AttributeType{CKA_SIGN, CKA_VERIFY}
 // secretTypes are the types of secret keys, as objects and as what a
 // derivation or an unwrapping makes.
 var secretTypes = map[uint]secretType{
-	CKK_GENERIC_SECRET: {uses: append([]AttributeType{CKA_DERIVE}, macUses...), check: hashCheck},
-	CKK_HKDF:           {uses: []AttributeType{CKA_DERIVE}, check: hashCheck},
-	CKK_SHA224_HMAC:    {uses: macUses, check: hashCheck},
-	CKK_SHA256_HMAC:    {uses: macUses, check: hashCheck},
-	CKK_SHA384_HMAC:    {uses: macUses, check: hashCheck},
-	CKK_SHA512_HMAC:    {uses: macUses, check: hashCheck},
-	CKK_AES:            {sizes: []int{16, 24, 32}, uses: []AttributeType{CKA_ENCRYPT, CKA_DECRYPT}, check: aesCheck},
-	CKK_CHACHA20:       {sizes: []int{32}, uses: []AttributeType{CKA_ENCRYPT, CKA_DECRYPT}},
+	CKK_GENERIC_SECRET:  {uses: append([]AttributeType{CKA_DERIVE}, macUses...), check: hashCheck},
+	CKK_HKDF:            {uses: []AttributeType{CKA_DERIVE}, check: hashCheck},
+	CKK_SHA224_HMAC:     {uses: macUses, check: hashCheck},
+	CKK_SHA256_HMAC:     {uses: macUses, check: hashCheck},
+	CKK_SHA384_HMAC:     {uses: macUses, check: hashCheck},
+	CKK_SHA512_HMAC:     {uses: macUses, check: hashCheck},
+	CKK_SHA512_224_HMAC: {uses: macUses, check: hashCheck},
+	CKK_SHA512_256_HMAC: {uses: macUses, check: hashCheck},
+	CKK_SHA3_224_HMAC:   {uses: macUses, check: hashCheck},
+	CKK_SHA3_256_HMAC:   {uses: macUses, check: hashCheck},
+	CKK_SHA3_384_HMAC:   {uses: macUses, check: hashCheck},
+	CKK_SHA3_512_HMAC:   {uses: macUses, check: hashCheck},
+	CKK_AES:             {sizes: []int{16, 24, 32}, uses: []AttributeType{CKA_ENCRYPT, CKA_DECRYPT}, check: aesCheck},
+	CKK_CHACHA20:        {sizes: []int{32}, uses: []AttributeType{CKA_ENCRYPT, CKA_DECRYPT}, check: hashCheck},
 }
 
 // fits tells whether a key of the type can have a size.
@@ -64,25 +70,20 @@ func aesCheck(key []byte) []byte {
 	return block[:3]
 }
 
-// checkValue computes CKA_CHECK_VALUE of a secret key; nil where its type has
-// none.
+// checkValue computes CKA_CHECK_VALUE of a secret key.
 func checkValue(keyType uint, key []byte) (v []byte) {
-	if f := secretTypes[keyType].check; f != nil {
-		secmem.Do(func() { v = f(key) })
-	}
+	secmem.Do(func() { v = secretTypes[keyType].check(key) })
 	return v
 }
 
 // setSecret fills in what follows from a secret key. A check value that was
-// given must be the right one.
+// given must be the right one, or is empty: then the key gets none.
 func (a attrs) setSecret(key []byte) error {
 	v := checkValue(a.ulong(CKA_KEY_TYPE), key)
-	if given, ok := a[CKA_CHECK_VALUE]; ok && len(given) > 0 && string(given) != string(v) {
-		return CKR_ATTRIBUTE_VALUE_INVALID
-	}
-	delete(a, CKA_CHECK_VALUE)
-	if v != nil {
+	if given, ok := a[CKA_CHECK_VALUE]; !ok {
 		a[CKA_CHECK_VALUE] = v
+	} else if len(given) > 0 && !bytes.Equal(given, v) {
+		return CKR_ATTRIBUTE_VALUE_INVALID
 	}
 	a[CKA_VALUE_LEN] = ulong(uint(len(key)))
 	return nil

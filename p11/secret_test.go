@@ -322,6 +322,12 @@ func TestX25519(t *testing.T) {
 			if n := get(t, m, h, o, CKA_VALUE_LEN); ulongOf(n) != 32 {
 				t.Errorf("length %x", n)
 			}
+			short, err := m.DeriveKey(h, Mechanism{Type: CKM_ECDH1_DERIVE, Param: &ECDHParams{KDF: CKD_NULL, Public: public}}, key,
+				[]Attribute{{CKA_EXTRACTABLE, yes}, {CKA_KEY_TYPE, ulong(CKK_AES)}, {CKA_VALUE_LEN, ulong(uint(16))}})
+			must(t, err)
+			if z := get(t, m, h, short, CKA_VALUE); !bytes.Equal(z, v.Shared[16:]) {
+				t.Errorf("the end of the shared secret: %x", z)
+			}
 		}
 		want(t, CKR_KEY_TYPE_INCONSISTENT, m.SignInit(h, pure, key))
 		for _, bad := range []any{
@@ -392,6 +398,18 @@ func TestHKDFVectors(t *testing.T) {
 			if _, okm := derive(prk, false, true, len(v.OKM)); !bytes.Equal(okm, v.OKM) {
 				t.Errorf("%s in two steps: %x", v.Source, okm)
 			}
+			if len(v.Salt) > 0 {
+				// The salt as a key; and one that is not looked at.
+				p.SaltType, p.Salt, p.SaltKey = CKF_HKDF_SALT_KEY, nil, createSecret(t, m, h, CKK_GENERIC_SECRET, v.Salt)
+				if _, okm := derive(key, true, true, len(v.OKM)); !bytes.Equal(okm, v.OKM) {
+					t.Errorf("%s with a key for salt: %x", v.Source, okm)
+				}
+				p.SaltKey = 9999
+				if _, okm := derive(prk, false, true, len(v.OKM)); !bytes.Equal(okm, v.OKM) {
+					t.Errorf("%s with a salt that is not used: %x", v.Source, okm)
+				}
+				p.SaltType, p.Salt = CKF_HKDF_SALT_DATA, v.Salt
+			}
 			p.Extract, p.Expand = true, true
 			o, err := m.DeriveKey(h, Mechanism{Type: CKM_HKDF_DATA, Param: &p}, key, []Attribute{{CKA_VALUE_LEN, ulong(uint(len(v.OKM)))}, {CKA_LABEL, []byte("d")}})
 			must(t, err)
@@ -407,6 +425,13 @@ func TestHKDFVectors(t *testing.T) {
 	} {
 		_, err := m.DeriveKey(h, Mechanism{Type: CKM_HKDF_DERIVE, Param: &bad}, key, nil)
 		want(t, CKR_MECHANISM_PARAM_INVALID, err)
+	}
+	for rv, salt := range map[RV]ObjectHandle{
+		CKR_KEY_HANDLE_INVALID: 9999, CKR_KEY_TYPE_INCONSISTENT: createSecret(t, m, h, CKK_AES, make([]byte, 16)),
+		CKR_KEY_FUNCTION_NOT_PERMITTED: createSecret(t, m, h, CKK_HKDF, []byte("salt"), Attribute{CKA_DERIVE, no}), CKR_OK: key,
+	} {
+		_, err := m.DeriveKey(h, Mechanism{Type: CKM_HKDF_DERIVE, Param: &HKDFParams{Extract: true, PRF: CKM_SHA256, SaltType: CKF_HKDF_SALT_KEY, SaltKey: salt}}, key, nil)
+		want(t, rv, RVOf(err))
 	}
 }
 
@@ -452,6 +477,29 @@ func TestSecretKeyAttributes(t *testing.T) {
 	o := createSecret(t, m, h, CKK_AES, make([]byte, 16))
 	if kcv := get(t, m, h, o, CKA_CHECK_VALUE); hex.EncodeToString(kcv) != "66e94b" {
 		t.Errorf("check value %x", kcv)
+	}
+	// That of the others is the beginning of their SHA-1 hash.
+	for _, typ := range []uint{CKK_CHACHA20, CKK_GENERIC_SECRET, CKK_SHA256_HMAC} {
+		if kcv := get(t, m, h, createSecret(t, m, h, typ, make([]byte, 32)), CKA_CHECK_VALUE); hex.EncodeToString(kcv) != "de8a84" {
+			t.Errorf("check value %x", kcv)
+		}
+	}
+	// It need not be there, and can be taken away; the key does without.
+	bare := createSecret(t, m, h, CKK_AES, make([]byte, 16), Attribute{CKA_TOKEN, yes}, Attribute{CKA_CHECK_VALUE, empty})
+	stored := createSecret(t, m, h, CKK_AES, make([]byte, 16), Attribute{CKA_TOKEN, yes}, Attribute{CKA_CHECK_VALUE, []byte{0x66, 0xe9, 0x4b}})
+	want(t, CKR_ATTRIBUTE_VALUE_INVALID, m.SetAttributeValue(h, stored, []Attribute{{CKA_CHECK_VALUE, []byte{1, 2, 3}}}))
+	must(t, m.SetAttributeValue(h, stored, []Attribute{{CKA_CHECK_VALUE, empty}}))
+	want(t, CKR_ATTRIBUTE_VALUE_INVALID, m.SetAttributeValue(h, stored, []Attribute{{CKA_CHECK_VALUE, []byte{0x66, 0xe9, 0x4b}}}))
+	for _, o := range []ObjectHandle{bare, stored} {
+		if kcv := get(t, m, h, o, CKA_CHECK_VALUE); len(kcv) != 0 {
+			t.Errorf("check value %x", kcv)
+		}
+		must(t, m.EncryptInit(h, Mechanism{Type: CKM_AES_CBC, Param: make([]byte, 16)}, o))
+		out := Output{Buf: make([]byte, 16)}
+		must(t, m.Encrypt(h, make([]byte, 16), &out))
+		if hex.EncodeToString(out.Buf[:3]) != "66e94b" {
+			t.Errorf("encrypts to %x", out.Buf)
+		}
 	}
 	_, err := m.CreateObject(h, secretTemplate(CKK_AES, make([]byte, 16), Attribute{CKA_CHECK_VALUE, []byte{1, 2, 3}}))
 	want(t, CKR_ATTRIBUTE_VALUE_INVALID, err)
@@ -563,6 +611,33 @@ func TestWrap(t *testing.T) {
 		tmpl[1].Value = ulong(CKK_EC_MONTGOMERY)
 		_, err = m.UnwrapKey(h, mech, kek, w, tmpl)
 		want(t, CKR_WRAPPED_KEY_INVALID, err)
+	}
+
+	// An initial value, and a key that is filled up with zeros.
+	odd := []byte("a generic secret of 30 bytes..")
+	for _, mech := range []Mechanism{{Type: CKM_AES_KEY_WRAP}, {Type: CKM_AES_KEY_WRAP, Param: bytes.Repeat([]byte{1}, 8)}, {Type: CKM_AES_KEY_WRAP_KWP, Param: bytes.Repeat([]byte{2}, 4)}} {
+		w := wrapped(t, m, h, mech, kek, createSecret(t, m, h, CKK_GENERIC_SECRET, odd, Attribute{CKA_EXTRACTABLE, yes}))
+		tmpl := []Attribute{{CKA_CLASS, ulong(CKO_SECRET_KEY)}, {CKA_KEY_TYPE, ulong(CKK_GENERIC_SECRET)}, {CKA_VALUE_LEN, ulong(uint(len(odd)))}}
+		o, err := m.UnwrapKey(h, mech, kek, w, tmpl)
+		must(t, err)
+		// What was unwrapped is extractable unless the template says otherwise.
+		if v := get(t, m, h, o, CKA_VALUE); !bytes.Equal(v, odd) {
+			t.Errorf("unwrapped %q", v)
+		}
+		for _, n := range []uint{24, 33} {
+			tmpl[2].Value = ulong(n)
+			_, err = m.UnwrapKey(h, mech, kek, w, tmpl)
+			want(t, CKR_WRAPPED_KEY_LEN_RANGE, err)
+		}
+	}
+	pkcs8 := append(pkcs8Head(edwards25519), seed...)
+	for n, good := range map[int]bool{0: true, 7: true, 8: false} {
+		if key := parsePKCS8(edwards25519, append(bytes.Clone(pkcs8), make([]byte, n)...), true); good != bytes.Equal(key, seed) {
+			t.Errorf("PKCS #8 with %d zeros: %x", n, key)
+		}
+	}
+	if parsePKCS8(edwards25519, append(bytes.Clone(pkcs8), 0), false) != nil || parsePKCS8(edwards25519, append(bytes.Clone(pkcs8), 1), true) != nil {
+		t.Error("PKCS #8 with something behind it")
 	}
 
 	out := func() *Output { return &Output{Buf: make([]byte, 256)} }

@@ -225,6 +225,10 @@ func (l *library) applyTemplate(sess *session, old attrs, tmpl []Attribute, when
 		if t.Type == CKA_PUBLIC_KEY_INFO && !bytes.Equal(v, old[t.Type]) {
 			return nil, CKR_ATTRIBUTE_VALUE_INVALID
 		}
+		// The check value can be destroyed, and nothing else (section 4.10.2).
+		if t.Type == CKA_CHECK_VALUE && len(v) != 0 && !bytes.Equal(v, old[t.Type]) {
+			return nil, CKR_ATTRIBUTE_VALUE_INVALID
+		}
 		up := bytes.Equal(old[t.Type], no) && bytes.Equal(v, yes)
 		down := bytes.Equal(old[t.Type], yes) && bytes.Equal(v, no)
 		if up && sp.rule&onlyDown != 0 || down && sp.rule&onlyUp != 0 ||

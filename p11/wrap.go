@@ -11,50 +11,76 @@ import (
 	"github.com/InterCooperative-Network/icn-p11/internal/secmem"
 )
 
-// keyWrapMechanisms is AES key wrap (RFC 3394, RFC 5649; section 6.13.17).
+// keyWrapMechanisms is AES key wrap (RFC 3394, RFC 5649; section 6.16).
 var keyWrapMechanisms = []mechanism{
-	{typ: CKM_AES_KEY_WRAP, info: aesInfo(CKF_WRAP | CKF_UNWRAP), keyType: CKK_AES, wrap: wrapper(keywrap.Wrap), unwrap: wrapper(keywrap.Unwrap)},
-	{typ: CKM_AES_KEY_WRAP_KWP, info: aesInfo(CKF_WRAP | CKF_UNWRAP), keyType: CKK_AES, wrap: wrapper(keywrap.WrapPadded), unwrap: wrapper(keywrap.UnwrapPadded)},
+	{typ: CKM_AES_KEY_WRAP, info: aesInfo(CKF_WRAP | CKF_UNWRAP), keyType: CKK_AES, zeroPads: true,
+		wrap: keyWrap(keywrap.IVSize, wrapZeros), unwrap: keyWrap(keywrap.IVSize, keywrap.Unwrap)},
+	{typ: CKM_AES_KEY_WRAP_KWP, info: aesInfo(CKF_WRAP | CKF_UNWRAP), keyType: CKK_AES,
+		wrap: keyWrap(keywrap.PaddedIVSize, keywrap.WrapPadded), unwrap: keyWrap(keywrap.PaddedIVSize, keywrap.UnwrapPadded)},
 }
 
-// wrapper makes a mode without a parameter serve C_WrapKey and C_UnwrapKey.
-func wrapper(f func(kek, text []byte) ([]byte, error)) func(any, []byte, []byte) ([]byte, error) {
-	return func(param any, kek, text []byte) ([]byte, error) {
-		if param != nil {
+// wrapRun encrypts a key under another, or takes that back.
+type wrapRun func(kek, text []byte) ([]byte, error)
+
+// keyWrap reads the parameter of a mode: an initial value of ivSize bytes, or
+// none.
+func keyWrap(ivSize int, f func(kek, iv, text []byte) ([]byte, error)) func(any) (wrapRun, error) {
+	return func(param any) (wrapRun, error) {
+		iv, isBytes := param.([]byte)
+		if param != nil && (!isBytes || len(iv) != ivSize) {
 			return nil, CKR_MECHANISM_PARAM_INVALID
 		}
-		out, err := f(kek, text)
-		switch {
-		case errors.Is(err, keywrap.ErrSize):
-			return nil, CKR_WRAPPED_KEY_LEN_RANGE
-		case err != nil:
-			return nil, CKR_WRAPPED_KEY_INVALID
+		return func(kek, text []byte) ([]byte, error) {
+			out, err := f(kek, iv, text)
+			switch {
+			case errors.Is(err, keywrap.ErrSize):
+				return nil, CKR_WRAPPED_KEY_LEN_RANGE
+			case err != nil:
+				return nil, CKR_WRAPPED_KEY_INVALID
+			}
+			return out, nil
+		}, nil
+	}
+}
+
+// semiblock is what the text of key wrap is a multiple of, in bytes.
+const semiblock = 8
+
+// wrapZeros is KW of a text that is filled up with zeros, as CKM_AES_KEY_WRAP
+// has it (section 6.16.3).
+func wrapZeros(kek, iv, text []byte) ([]byte, error) {
+	if n := len(text) % semiblock; n != 0 {
+		padded := make([]byte, len(text)+semiblock-n)
+		defer secmem.Wipe(padded)
+		copy(padded, text)
+		text = padded
+	}
+	return keywrap.Wrap(kek, iv, text)
+}
+
+func wrapCBC(param any) (wrapRun, error) {
+	r, err := newCBC(param, true)
+	if err != nil {
+		return nil, err
+	}
+	return func(kek, text []byte) ([]byte, error) { return r.next(kek, false, text, true) }, nil
+}
+
+func unwrapCBC(param any) (wrapRun, error) {
+	r, err := newCBC(param, true)
+	if err != nil {
+		return nil, err
+	}
+	return func(kek, text []byte) ([]byte, error) {
+		out, err := r.next(kek, true, text, true)
+		switch err {
+		case CKR_ENCRYPTED_DATA_LEN_RANGE:
+			err = CKR_WRAPPED_KEY_LEN_RANGE
+		case CKR_ENCRYPTED_DATA_INVALID:
+			err = CKR_WRAPPED_KEY_INVALID
 		}
-		return out, nil
-	}
-}
-
-func wrapCBC(param any, kek, text []byte) ([]byte, error) {
-	r, err := newCBC(param, true)
-	if err != nil {
-		return nil, err
-	}
-	return r.next(kek, false, text, true)
-}
-
-func unwrapCBC(param any, kek, text []byte) ([]byte, error) {
-	r, err := newCBC(param, true)
-	if err != nil {
-		return nil, err
-	}
-	out, err := r.next(kek, true, text, true)
-	switch err {
-	case CKR_ENCRYPTED_DATA_LEN_RANGE:
-		err = CKR_WRAPPED_KEY_LEN_RANGE
-	case CKR_ENCRYPTED_DATA_INVALID:
-		err = CKR_WRAPPED_KEY_INVALID
-	}
-	return out, err
+		return out, err
+	}, nil
 }
 
 // wrappingKey is opKey, with the codes that C_WrapKey and C_UnwrapKey have for it.
@@ -78,6 +104,10 @@ func (m *Module) WrapKey(h SessionHandle, mech Mechanism, wrapping, key ObjectHa
 	}
 	defer l.leave()
 	row, err := mechanismFor(mech.Type, CKF_WRAP)
+	if err != nil {
+		return err
+	}
+	run, err := row.wrap(mech.Param)
 	if err != nil {
 		return err
 	}
@@ -108,7 +138,7 @@ func (m *Module) WrapKey(h SessionHandle, mech Mechanism, wrapping, key ObjectHa
 	}
 	var wrapped []byte
 	err = l.withKey(s, w, func(kek []byte) (err error) {
-		secmem.Do(func() { wrapped, err = row.wrap(mech.Param, kek, text.Bytes()[:n]) })
+		secmem.Do(func() { wrapped, err = run(kek, text.Bytes()[:n]) })
 		return err
 	})
 	switch {
@@ -157,20 +187,27 @@ func (m *Module) UnwrapKey(h SessionHandle, mech Mechanism, unwrapping ObjectHan
 	if err != nil {
 		return 0, err
 	}
+	run, err := row.unwrap(mech.Param)
+	if err != nil {
+		return 0, err
+	}
 	w, err := l.wrappingKey(sess, unwrapping, row, CKA_UNWRAP, CKR_UNWRAPPING_KEY_HANDLE_INVALID, CKR_UNWRAPPING_KEY_TYPE_INCONSISTENT)
 	if err != nil {
 		return 0, err
 	}
-	class, ok := given(tmpl, CKA_CLASS)
-	if !ok {
-		return 0, CKR_TEMPLATE_INCOMPLETE
-	}
-	if len(wrapped) > maxWrapped {
-		return 0, CKR_WRAPPED_KEY_LEN_RANGE
+	a, err := l.parseUnwrap(sess, tmpl)
+	if err != nil {
+		return 0, err
 	}
 	s := sess.slot
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if err := l.mayCreate(sess, a); err != nil {
+		return 0, err
+	}
+	if len(wrapped) > maxWrapped {
+		return 0, CKR_WRAPPED_KEY_LEN_RANGE
+	}
 	secret, err := secmem.New(maxWrapped)
 	if err != nil {
 		return 0, l.fail("unwrapping a key", s.serial, err)
@@ -180,7 +217,7 @@ func (m *Module) UnwrapKey(h SessionHandle, mech Mechanism, unwrapping ObjectHan
 	err = l.withKey(s, w, func(kek []byte) (err error) {
 		secmem.Do(func() {
 			var text []byte
-			text, err = row.unwrap(mech.Param, kek, wrapped)
+			text, err = run(kek, wrapped)
 			n = copy(secret.Bytes(), text)
 			secmem.Wipe(text)
 		})
@@ -190,70 +227,82 @@ func (m *Module) UnwrapKey(h SessionHandle, mech Mechanism, unwrapping ObjectHan
 		return 0, l.fail("unwrapping a key", s.serial, err)
 	}
 	text := secret.Bytes()[:n]
-	switch ulongOf(class) {
-	case CKO_SECRET_KEY:
-		return l.unwrapSecret(h, sess, text, tmpl)
-	case CKO_PRIVATE_KEY:
-		return l.unwrapPrivate(h, sess, text, tmpl)
+	a[CKA_ALWAYS_SENSITIVE], a[CKA_NEVER_EXTRACTABLE] = no, no
+	if a.ulong(CKA_CLASS) == CKO_PRIVATE_KEY {
+		c := pkcs8Curves[a.ulong(CKA_KEY_TYPE)]
+		key := parsePKCS8(c, text, row.zeroPads)
+		if key == nil {
+			return 0, CKR_WRAPPED_KEY_INVALID
+		}
+		return l.addPrivate(h, s, c, a, key)
 	}
-	return 0, CKR_TEMPLATE_INCONSISTENT
+	if text, err = a.cutSecret(text, row.zeroPads); err != nil {
+		return 0, err
+	}
+	return l.addSecret(h, s, a, text)
 }
 
-// unwrapSecret stores an unwrapped secret key. The caller holds the slot's mu.
-func (l *library) unwrapSecret(h SessionHandle, sess *session, text []byte, tmpl []Attribute) (ObjectHandle, error) {
-	if _, ok := given(tmpl, CKA_KEY_TYPE); !ok {
-		return 0, CKR_TEMPLATE_INCOMPLETE
+// pkcs8Curves are the curves of private keys that are wrapped, by type of key.
+var pkcs8Curves = map[uint]*curve{CKK_EC_EDWARDS: edwards25519, CKK_EC_MONTGOMERY: curve25519}
+
+// parseUnwrap reads the template of a key that is unwrapped: class and type must
+// be there, and it is extractable unless the template says otherwise (section
+// 5.18.4).
+func (l *library) parseUnwrap(sess *session, tmpl []Attribute) (attrs, error) {
+	var of objectType
+	for _, need := range []struct {
+		typ AttributeType
+		to  *uint
+	}{{CKA_CLASS, &of.class}, {CKA_KEY_TYPE, &of.key}} {
+		v, ok := given(tmpl, need.typ)
+		switch {
+		case !ok:
+			return nil, CKR_TEMPLATE_INCOMPLETE
+		case len(v) != ulongSize:
+			return nil, CKR_ATTRIBUTE_VALUE_INVALID
+		}
+		*need.to = ulongOf(v)
 	}
-	a, _, err := l.parseSecret(sess, tmpl, len(text))
-	if err != nil {
-		return 0, err
+	_, secret := secretTypes[of.key]
+	if !(of.class == CKO_SECRET_KEY && secret) && !(of.class == CKO_PRIVATE_KEY && pkcs8Curves[of.key] != nil) {
+		return nil, CKR_TEMPLATE_INCONSISTENT
 	}
-	_, lengthGiven := given(tmpl, CKA_VALUE_LEN)
-	if !secretTypes[a.ulong(CKA_KEY_TYPE)].fits(len(text)) || lengthGiven && a.ulong(CKA_VALUE_LEN) != uint(len(text)) {
-		return 0, CKR_WRAPPED_KEY_LEN_RANGE
+	if _, ok := given(tmpl, CKA_EXTRACTABLE); !ok {
+		tmpl = append([]Attribute{{CKA_EXTRACTABLE, yes}}, tmpl...)
 	}
-	if err := l.mayCreate(sess, a); err != nil {
-		return 0, err
+	a, err := l.parseGenerate(sess, of, tmpl)
+	if err == nil {
+		err = sess.slot.guardPrivate(a)
 	}
-	a[CKA_ALWAYS_SENSITIVE], a[CKA_NEVER_EXTRACTABLE] = no, no
-	return l.addSecret(h, sess.slot, a, text)
+	return a, err
 }
 
-// unwrapPrivate stores an unwrapped private key. The caller holds the slot's mu.
-func (l *library) unwrapPrivate(h SessionHandle, sess *session, text []byte, tmpl []Attribute) (ObjectHandle, error) {
-	v, ok := given(tmpl, CKA_KEY_TYPE)
-	if !ok {
-		return 0, CKR_TEMPLATE_INCOMPLETE
+// cutSecret gives the key of an unwrapped text, which has the length that its
+// type has and CKA_VALUE_LEN says. Where the mode fills up with zeros, the text is
+// up to a semiblock longer.
+func (a attrs) cutSecret(text []byte, zeroPads bool) ([]byte, error) {
+	size := len(text)
+	if _, given := a[CKA_VALUE_LEN]; given {
+		size = int(min(a.ulong(CKA_VALUE_LEN), maxWrapped+1))
 	}
-	c := map[uint]*curve{CKK_EC_EDWARDS: edwards25519, CKK_EC_MONTGOMERY: curve25519}[ulongOf(v)]
-	if c == nil {
-		return 0, CKR_TEMPLATE_INCONSISTENT
+	if size != len(text) && !(zeroPads && size < len(text) && size > len(text)-semiblock) || !secretTypes[a.ulong(CKA_KEY_TYPE)].fits(size) {
+		return nil, CKR_WRAPPED_KEY_LEN_RANGE
 	}
-	key := parsePKCS8(c, text)
-	if key == nil {
-		return 0, CKR_WRAPPED_KEY_INVALID
-	}
-	a, err := l.parseGenerate(sess, objectType{CKO_PRIVATE_KEY, ulongOf(v)}, tmpl)
-	if err != nil {
-		return 0, err
-	}
-	if err := sess.slot.guardPrivate(a); err != nil {
-		return 0, err
-	}
-	if err := l.mayCreate(sess, a); err != nil {
-		return 0, err
-	}
-	a[CKA_ALWAYS_SENSITIVE], a[CKA_NEVER_EXTRACTABLE] = no, no
-	return l.addPrivate(h, sess.slot, c, a, key)
+	return text[:size], nil
 }
 
 // parsePKCS8 finds the key in a OneAsymmetricKey of RFC 8410, section 7, nil if
-// it is none of the curve. Attributes and public key may follow.
-func parsePKCS8(c *curve, text []byte) []byte {
+// it is none of the curve. Attributes and public key may follow; after it there
+// is nothing, or padding of zeros.
+func parsePKCS8(c *curve, text []byte, zeroPads bool) []byte {
+	padding := 0
+	if zeroPads {
+		padding = semiblock - 1
+	}
 	in := cryptobyte.String(text)
 	var info, algorithm, octets, key cryptobyte.String
 	version := 0
-	if !in.ReadASN1(&info, asn1.SEQUENCE) || !in.Empty() ||
+	if !in.ReadASN1(&info, asn1.SEQUENCE) || len(in) > padding || len(bytes.Trim(in, "\x00")) != 0 ||
 		!info.ReadASN1Integer(&version) || version < 0 || version > 1 ||
 		!info.ReadASN1(&algorithm, asn1.SEQUENCE) || !bytes.Equal(algorithm, c.oid) ||
 		!info.ReadASN1(&octets, asn1.OCTET_STRING) || !octets.ReadASN1(&key, asn1.OCTET_STRING) || !octets.Empty() {

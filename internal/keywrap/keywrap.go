@@ -30,21 +30,41 @@ var (
 	kwpValue = []byte{0xa6, 0x59, 0x59, 0xa6}   // RFC 5649, section 3
 )
 
-// Wrap wraps 16 or more bytes, a multiple of 8, by KW. kek has 16, 24 or 32 bytes.
-func Wrap(kek, text []byte) ([]byte, error) {
-	if len(text) < 2*half || len(text)%half != 0 || len(text) > maxSize {
+// The sizes of initial values in bytes.
+const (
+	IVSize       = half
+	PaddedIVSize = half / 2
+)
+
+// initial gives the initial value that a caller chose, or the usual one.
+func initial(iv, usual []byte) ([]byte, error) {
+	if iv == nil {
+		iv = usual
+	}
+	if len(iv) != len(usual) {
+		return nil, ErrSize
+	}
+	return iv, nil
+}
+
+// Wrap wraps 16 or more bytes, a multiple of 8, by KW. kek has 16, 24 or 32
+// bytes; iv is nil for the usual initial value, or IVSize bytes.
+func Wrap(kek, iv, text []byte) ([]byte, error) {
+	iv, err := initial(iv, kwValue)
+	if err != nil || len(text) < 2*half || len(text)%half != 0 || len(text) > maxSize {
 		return nil, ErrSize
 	}
 	b, err := aes.NewCipher(kek)
 	if err != nil {
 		return nil, err
 	}
-	return wrap(b, kwValue, text), nil
+	return wrap(b, iv, text), nil
 }
 
 // Unwrap takes Wrap back.
-func Unwrap(kek, wrapped []byte) ([]byte, error) {
-	if len(wrapped) < 3*half || len(wrapped)%half != 0 || len(wrapped) > maxSize {
+func Unwrap(kek, iv, wrapped []byte) ([]byte, error) {
+	iv, err := initial(iv, kwValue)
+	if err != nil || len(wrapped) < 3*half || len(wrapped)%half != 0 || len(wrapped) > maxSize {
 		return nil, ErrSize
 	}
 	b, err := aes.NewCipher(kek)
@@ -52,23 +72,25 @@ func Unwrap(kek, wrapped []byte) ([]byte, error) {
 		return nil, err
 	}
 	value, text := unwrap(b, wrapped)
-	if subtle.ConstantTimeCompare(value, kwValue) != 1 {
+	if subtle.ConstantTimeCompare(value, iv) != 1 {
 		clear(text)
 		return nil, ErrIntegrity
 	}
 	return text, nil
 }
 
-// WrapPadded wraps 1 or more bytes by KWP. kek has 16, 24 or 32 bytes.
-func WrapPadded(kek, text []byte) ([]byte, error) {
-	if len(text) < 1 || len(text) > maxSize {
+// WrapPadded wraps 1 or more bytes by KWP. kek has 16, 24 or 32 bytes; iv is nil
+// for the usual initial value, or PaddedIVSize bytes.
+func WrapPadded(kek, iv, text []byte) ([]byte, error) {
+	iv, err := initial(iv, kwpValue)
+	if err != nil || len(text) < 1 || len(text) > maxSize {
 		return nil, ErrSize
 	}
 	b, err := aes.NewCipher(kek)
 	if err != nil {
 		return nil, err
 	}
-	value := binary.BigEndian.AppendUint32(bytes.Clone(kwpValue), uint32(len(text)))
+	value := binary.BigEndian.AppendUint32(bytes.Clone(iv), uint32(len(text)))
 	padded := make([]byte, (len(text)+half-1)/half*half)
 	defer clear(padded)
 	copy(padded, text)
@@ -81,8 +103,9 @@ func WrapPadded(kek, text []byte) ([]byte, error) {
 }
 
 // UnwrapPadded takes WrapPadded back.
-func UnwrapPadded(kek, wrapped []byte) ([]byte, error) {
-	if len(wrapped) < 2*half || len(wrapped)%half != 0 || len(wrapped) > maxSize {
+func UnwrapPadded(kek, iv, wrapped []byte) ([]byte, error) {
+	iv, err := initial(iv, kwpValue)
+	if err != nil || len(wrapped) < 2*half || len(wrapped)%half != 0 || len(wrapped) > maxSize {
 		return nil, ErrSize
 	}
 	b, err := aes.NewCipher(kek)
@@ -98,7 +121,7 @@ func UnwrapPadded(kek, wrapped []byte) ([]byte, error) {
 		value, text = unwrap(b, wrapped)
 	}
 	n := int64(binary.BigEndian.Uint32(value[4:]))
-	ok := subtle.ConstantTimeCompare(value[:4], kwpValue)
+	ok := subtle.ConstantTimeCompare(value[:4], iv)
 	// The padding is at most 7 bytes, all zero.
 	if n > int64(len(text)) || n <= int64(len(text)-half) {
 		ok, n = 0, int64(len(text))

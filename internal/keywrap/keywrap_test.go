@@ -36,16 +36,16 @@ func TestVectors(t *testing.T) {
 			wrap, unwrap = WrapPadded, UnwrapPadded
 		}
 		kek, text, want := unhex(t, v.kek), unhex(t, v.text), unhex(t, v.wrapped)
-		if got, err := wrap(kek, text); err != nil || !bytes.Equal(got, want) {
+		if got, err := wrap(kek, nil, text); err != nil || !bytes.Equal(got, want) {
 			t.Errorf("wrapped %x, %v, want %x", got, err, want)
 		}
-		if got, err := unwrap(kek, want); err != nil || !bytes.Equal(got, text) {
+		if got, err := unwrap(kek, nil, want); err != nil || !bytes.Equal(got, text) {
 			t.Errorf("unwrapped %x, %v, want %x", got, err, text)
 		}
 		for i := range want {
 			bad := bytes.Clone(want)
 			bad[i] ^= 1
-			if _, err := unwrap(kek, bad); !errors.Is(err, ErrIntegrity) {
+			if _, err := unwrap(kek, nil, bad); !errors.Is(err, ErrIntegrity) {
 				t.Errorf("byte %d altered: %v", i, err)
 			}
 		}
@@ -56,47 +56,82 @@ func TestSizes(t *testing.T) {
 	kek := make([]byte, 16)
 	for n := range 40 {
 		text := bytes.Repeat([]byte{1}, n)
-		w, err := Wrap(kek, text)
+		w, err := Wrap(kek, nil, text)
 		if ok := n >= 16 && n%8 == 0; ok != (err == nil) || ok && len(w) != n+8 {
 			t.Errorf("KW of %d bytes: %d, %v", n, len(w), err)
 		}
-		w, err = WrapPadded(kek, text)
+		w, err = WrapPadded(kek, nil, text)
 		if (n >= 1) != (err == nil) {
 			t.Errorf("KWP of %d bytes: %v", n, err)
 		}
 		if err == nil {
-			if back, err := UnwrapPadded(kek, w); err != nil || !bytes.Equal(back, text) {
+			if back, err := UnwrapPadded(kek, nil, w); err != nil || !bytes.Equal(back, text) {
 				t.Errorf("KWP of %d bytes back: %x, %v", n, back, err)
 			}
 		}
-		if _, err := Unwrap(kek, text); err == nil {
+		if _, err := Unwrap(kek, nil, text); err == nil {
 			t.Errorf("unwrapped %d bytes of nothing", n)
 		}
-		if _, err := UnwrapPadded(kek, text); err == nil {
+		if _, err := UnwrapPadded(kek, nil, text); err == nil {
 			t.Errorf("unwrapped %d bytes of nothing, with padding", n)
 		}
 	}
-	if _, err := Wrap(make([]byte, 17), make([]byte, 16)); err == nil {
+	if _, err := Wrap(make([]byte, 17), nil, make([]byte, 16)); err == nil {
 		t.Error("a key of 17 bytes")
 	}
 }
 
 func FuzzUnwrap(f *testing.F) {
 	kek := []byte("0123456789abcdef")
-	w, _ := Wrap(kek, make([]byte, 16))
-	p, _ := WrapPadded(kek, make([]byte, 5))
+	w, _ := Wrap(kek, nil, make([]byte, 16))
+	p, _ := WrapPadded(kek, nil, make([]byte, 5))
 	f.Add(w)
 	f.Add(p)
 	f.Fuzz(func(t *testing.T, b []byte) {
-		if text, err := Unwrap(kek, b); err == nil {
-			if again, err := Wrap(kek, text); err != nil || !bytes.Equal(again, b) {
+		if text, err := Unwrap(kek, nil, b); err == nil {
+			if again, err := Wrap(kek, nil, text); err != nil || !bytes.Equal(again, b) {
 				t.Errorf("%x", b)
 			}
 		}
-		if text, err := UnwrapPadded(kek, b); err == nil {
-			if again, err := WrapPadded(kek, text); err != nil || !bytes.Equal(again, b) {
+		if text, err := UnwrapPadded(kek, nil, b); err == nil {
+			if again, err := WrapPadded(kek, nil, text); err != nil || !bytes.Equal(again, b) {
 				t.Errorf("%x", b)
 			}
 		}
 	})
+}
+
+// TestInitialValues gives initial values: the usual ones are those of the RFCs,
+// and what was wrapped with another opens with that one alone.
+func TestInitialValues(t *testing.T) {
+	kek, text := []byte("0123456789abcdef"), bytes.Repeat([]byte{1}, 16)
+	for _, m := range []struct {
+		wrap, unwrap func(kek, iv, text []byte) ([]byte, error)
+		usual        []byte
+	}{{Wrap, Unwrap, unhex(t, "a6a6a6a6a6a6a6a6")}, {WrapPadded, UnwrapPadded, unhex(t, "a65959a6")}} {
+		other := bytes.Repeat([]byte{7}, len(m.usual))
+		standard, err := m.wrap(kek, nil, text)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if w, err := m.wrap(kek, m.usual, text); err != nil || !bytes.Equal(w, standard) {
+			t.Errorf("with the usual value: %x, %v", w, err)
+		}
+		w, err := m.wrap(kek, other, text)
+		if err != nil || bytes.Equal(w, standard) {
+			t.Errorf("with another value: %x, %v", w, err)
+		}
+		if back, err := m.unwrap(kek, other, w); err != nil || !bytes.Equal(back, text) {
+			t.Errorf("unwrapped: %x, %v", back, err)
+		}
+		if _, err := m.unwrap(kek, nil, w); !errors.Is(err, ErrIntegrity) {
+			t.Errorf("unwrapped with the usual value: %v", err)
+		}
+		if _, err := m.wrap(kek, other[1:], text); !errors.Is(err, ErrSize) {
+			t.Errorf("a short value: %v", err)
+		}
+		if _, err := m.unwrap(kek, append(other, 0), w); !errors.Is(err, ErrSize) {
+			t.Errorf("a long value: %v", err)
+		}
+	}
 }

@@ -17,6 +17,29 @@ const (
 	ckmSHA3x224   = 0x2B5
 	ckmEdwards    = 0x1055 // CKM_EC_EDWARDS_KEY_PAIR_GEN
 	ckmEdDSA      = 0x1057
+	ckmMontgomery = 0x1056 // CKM_EC_MONTGOMERY_KEY_PAIR_GEN
+
+	ckmKeyWrapKWP       = 0x210B
+	ckmChaCha20KeyGen   = 0x1225
+	ckmChaCha20Poly1305 = 0x4021
+	ckmHKDFDerive       = 0x402A
+	ckmHKDFData         = 0x402B
+	ckmHKDFKeyGen       = 0x402C
+
+	ckkChaCha20     = 0x33
+	ckkSHA3x224HMAC = 0x36
+	ckkSHA3x256HMAC = 0x37
+	ckkSHA3x384HMAC = 0x38
+	ckkSHA3x512HMAC = 0x39
+	ckkECMontgomery = 0x41
+	ckkHKDF         = 0x42
+
+	ckkSHA512t224HMAC = 0x43
+	ckkSHA512t256HMAC = 0x44
+
+	ckfHKDFSaltNull = 1
+	ckfHKDFSaltData = 2
+	ckfHKDFSaltKey  = 4
 
 	ckfMessageSign   = 0x8
 	ckfMessageVerify = 0x10
@@ -28,6 +51,7 @@ const (
 	cksLastValidationOK = 1
 
 	ckrSessionAsyncNotSupported = 0x205
+	ckrAEADDecryptFailed        = 0x042
 
 	unavailable = ^uint(0)
 )
@@ -36,6 +60,8 @@ const (
 var newCodes = map[string]rv{
 	"CKR_SESSION_ASYNC_NOT_SUPPORTED": ckrSessionAsyncNotSupported,
 	"CKR_OPERATION_CANCEL_FAILED":     0x202,
+	"CKR_AEAD_DECRYPT_FAILED":         ckrAEADDecryptFailed,
+	"CKR_CURVE_NOT_SUPPORTED":         ck.CKR_CURVE_NOT_SUPPORTED,
 	"CKR_ACTION_PROHIBITED":           ck.CKR_ACTION_PROHIBITED,
 }
 

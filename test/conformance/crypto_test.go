@@ -513,6 +513,12 @@ var operations = []struct {
 	{"a verification of a signature that came first", ck.CKF_VERIFY, func(e *env) rv {
 		return e.call("C_VerifySignatureInit", e.s, mech(ckmEdDSA), e.f.pub(), in(signature))
 	}},
+	{"an encryption", ck.CKF_ENCRYPT, func(e *env) rv {
+		return e.call("C_EncryptInit", e.s, &p11tool.Mechanism{Type: ck.CKM_AES_CBC, Param: iv16}, e.secret(ck.CKK_AES, secret32))
+	}},
+	{"a decryption", ck.CKF_DECRYPT, func(e *env) rv {
+		return e.call("C_DecryptInit", e.s, &p11tool.Mechanism{Type: ck.CKM_AES_CBC, Param: iv16}, e.secret(ck.CKK_AES, secret32))
+	}},
 	{"message-based signatures", ckfMessageSign, func(e *env) rv { return e.call("C_MessageSignInit", e.s, mech(ckmEdDSA), e.f.priv()) }},
 	{"message-based verifications", ckfMessageVerify, func(e *env) rv { return e.call("C_MessageVerifyInit", e.s, mech(ckmEdDSA), e.f.pub()) }},
 }

@@ -61,6 +61,7 @@ var (
 // fixtures are the objects of the first token, by label.
 var fixtures = []struct {
 	label     string
+	mech      uint     // that makes a pair; CKM_EC_EDWARDS_KEY_PAIR_GEN
 	pub, priv template // of a pair
 	object    template // of anything else
 }{
@@ -69,6 +70,10 @@ var fixtures = []struct {
 	{label: "for others", pub: template{attr(ck.CKA_ALLOWED_MECHANISMS, ul(ck.CKM_SHA256))}, priv: template{attr(ck.CKA_ALLOWED_MECHANISMS, ul(ck.CKM_SHA256))}},
 	{label: "allowed", pub: template{attr(ck.CKA_ALLOWED_MECHANISMS, append(ul(ck.CKM_SHA256), ul(ckmEdDSA)...))}, priv: template{attr(ck.CKA_ALLOWED_MECHANISMS, ul(ckmEdDSA))}},
 	{label: "always", priv: template{attr(ck.CKA_ALWAYS_AUTHENTICATE, true)}},
+	{label: "P-256", mech: ck.CKM_EC_KEY_PAIR_GEN, pub: template{attr(ck.CKA_EC_PARAMS, curves[0].oid)}},
+	{label: "P-384", mech: ck.CKM_EC_KEY_PAIR_GEN, pub: template{attr(ck.CKA_EC_PARAMS, curves[1].oid)}},
+	{label: "P-256 always", mech: ck.CKM_EC_KEY_PAIR_GEN, pub: template{attr(ck.CKA_EC_PARAMS, curves[0].oid)}, priv: template{attr(ck.CKA_ALWAYS_AUTHENTICATE, true)}},
+	{label: "X25519", mech: ckmMontgomery, pub: template{attr(ck.CKA_EC_PARAMS, x25519OID)}},
 	{label: "data", object: template{attr(ck.CKA_CLASS, ck.CKO_DATA), attr(ck.CKA_PRIVATE, false), attr(ck.CKA_APPLICATION, "conformance"), attr(ck.CKA_VALUE, "public")}},
 	{label: "secret", object: template{attr(ck.CKA_CLASS, ck.CKO_DATA), attr(ck.CKA_PRIVATE, true), attr(ck.CKA_VALUE, "private")}},
 	{label: "fixed", object: template{attr(ck.CKA_CLASS, ck.CKO_DATA), attr(ck.CKA_MODIFIABLE, false), attr(ck.CKA_COPYABLE, false), attr(ck.CKA_DESTROYABLE, false)}},
@@ -105,7 +110,11 @@ func (f *fixture) make(e *env) {
 			continue
 		}
 		var pub, priv uint
-		e.ok("C_GenerateKeyPair", s, mech(ckmEdwards), with(x.pub, append(common, attr(ck.CKA_EC_PARAMS, oid))...), with(x.priv, common...), &pub, &priv)
+		m, public := x.mech, with(x.pub, common...)
+		if m == 0 {
+			m, public = ckmEdwards, append(public, attr(ck.CKA_EC_PARAMS, oid))
+		}
+		e.ok("C_GenerateKeyPair", s, mech(m), public, with(x.priv, common...), &pub, &priv)
 	}
 	// What the configuration says of a token counts from C_Initialize on.
 	e.ok("C_Finalize", nil)

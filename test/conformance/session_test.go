@@ -232,6 +232,7 @@ func publicSession(flags uint) []row {
 			return e.call("C_GenerateKeyPair", e.s, mech(ckmEdwards), template{attr(ck.CKA_EC_PARAMS, oid)}, template{}, &pub, &priv)
 		}},
 	)
+	rows = append(rows, publicCipherRows()...)
 	return append(rows, readers(flags)...)
 }
 
@@ -284,7 +285,19 @@ func userSession(flags uint) []row {
 	rows = append(rows, messageRows()...)
 	rows = append(rows, verifyRows()...)
 	rows = append(rows, operationRows()...)
+	rows = append(rows, cipherRows()...)
+	rows = append(rows, dualRows()...)
+	rows = append(rows, macRows()...)
+	rows = append(rows, ecdsaRows()...)
+	if flags == ro {
+		rows = append(rows, readOnlyKeyRows()...)
+	}
 	if flags == rw {
+		rows = append(rows, abilityRows()...)
+		rows = append(rows, generatorRows()...)
+		rows = append(rows, wrapRows()...)
+		rows = append(rows, deriveRows()...)
+		rows = append(rows, originRows()...)
 		rows = append(rows, writers()...)
 		rows = append(rows, creationRows()...)
 		rows = append(rows, attributeRows()...)
@@ -295,7 +308,7 @@ func userSession(flags uint) []row {
 
 // soSession are the rows of a session of the SO.
 func soSession() []row {
-	return append(anySession(),
+	return append(append(anySession(), trustRows()...),
 		stateRow("SO", ck.CKS_RW_SO_FUNCTIONS, rw),
 		row{"5.6.1", "a read-only session beside the SO", "", ck.CKR_SESSION_READ_WRITE_SO_EXISTS, func(e *env) rv { return e.call("C_OpenSession", e.f.token, ro, nil, nil, new(uint)) }},
 		row{"5.6.8", "C_Login of who is logged in", "", ck.CKR_USER_ALREADY_LOGGED_IN, func(e *env) rv { return e.call("C_Login", e.s, ck.CKU_SO, in(soPIN)) }},

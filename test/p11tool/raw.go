@@ -5,17 +5,7 @@
 // package hides, and Raw has the ones of these that many tests make.
 package p11tool
 
-/*
-#include <stdlib.h>
-
-typedef unsigned long ul;
-struct eddsa_params { unsigned char ph; ul context_len; void *context; };
-*/
-import "C"
-
-import (
-	"unsafe"
-)
+import "unsafe"
 
 // Raw is the module's 2.40 function list.
 type Raw struct {
@@ -114,21 +104,4 @@ func (r *Raw) output(name string, out []byte, args ...any) (n, rv uint) {
 	b := &Buffer{Data: out}
 	rv = r.Call(name, append(args, b)...)
 	return b.Len, rv
-}
-
-// EdDSAParams makes a CK_EDDSA_PARAMS (PKCS#11 v3.1, section 6.3.16) as the
-// bytes of a mechanism parameter. Its context lies in C memory until free is
-// called, which must not be before the C_SignInit or C_VerifyInit is over.
-func EdDSAParams(ph bool, context []byte) (param []byte, free func()) {
-	var s C.struct_eddsa_params
-	if ph {
-		s.ph = 1
-	}
-	free = func() {}
-	if len(context) > 0 {
-		p := C.CBytes(context)
-		s.context, s.context_len = p, C.ul(len(context))
-		free = func() { C.free(p) }
-	}
-	return C.GoBytes(unsafe.Pointer(&s), C.int(unsafe.Sizeof(s))), free
 }

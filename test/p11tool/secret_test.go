@@ -8,9 +8,7 @@ import (
 	"crypto/hmac"
 	"crypto/rand"
 	"crypto/sha256"
-	"encoding/binary"
 	"testing"
-	"unsafe"
 
 	"github.com/miekg/pkcs11"
 )
@@ -102,7 +100,8 @@ func TestSecretKeys(t *testing.T) {
 
 		// HKDF: the parameter is a structure with two pointers.
 		salt, info := []byte("salt"), []byte("info")
-		hk := hkdfParams(salt, info)
+		hk, free := HKDFParams(HKDF{Extract: true, Expand: true, PRF: pkcs11.CKM_SHA256, SaltType: 2, Salt: salt, Info: info})
+		defer free()
 		okm, err := c.DeriveKey(c.s, mech(0x402A, hk...), create(pkcs11.CKK_GENERIC_SECRET),
 			[]*pkcs11.Attribute{attr(pkcs11.CKA_CLASS, pkcs11.CKO_SECRET_KEY), attr(pkcs11.CKA_KEY_TYPE, pkcs11.CKK_AES),
 				attr(pkcs11.CKA_VALUE_LEN, 16), attr(pkcs11.CKA_EXTRACTABLE, true)})
@@ -135,15 +134,4 @@ func TestSecretKeys(t *testing.T) {
 		_, err = c.GetAttributeValue(c.s, generated, []*pkcs11.Attribute{attr(pkcs11.CKA_VALUE, nil)})
 		want(t, "the value of a sensitive key", err, pkcs11.CKR_ATTRIBUTE_SENSITIVE)
 	})
-}
-
-// hkdfParams makes a CK_HKDF_PARAMS for extraction and expansion with SHA-256.
-// The slices must stay where they are until it was used.
-func hkdfParams(salt, info []byte) []byte {
-	p := []byte{1, 1, 0, 0, 0, 0, 0, 0}
-	for _, v := range []uint64{pkcs11.CKM_SHA256, 2, uint64(uintptr(unsafe.Pointer(&salt[0]))), uint64(len(salt)), 0,
-		uint64(uintptr(unsafe.Pointer(&info[0]))), uint64(len(info))} {
-		p = binary.NativeEndian.AppendUint64(p, v)
-	}
-	return p
 }
