@@ -36,6 +36,7 @@ type Batch struct {
 	Subject   string
 	Round     int
 	N         int
+	P10       float64 // what it takes where nothing comes in between
 	P50, P99  float64
 	Rate      float64 // of all threads together, in operations a second
 	RV        uint    // why it is not there

@@ -8,7 +8,8 @@
  *   host objects SUBJECT N         make N more public keys, a line each
  *   host steady ROUNDS MS SUBJECT...
  *                                  in each round, each operation of each subject
- *                                  in turn, for MS milliseconds at a time
+ *                                  in turn, for MS milliseconds at a time; only
+ *                                  BENCH_OPERATION where the environment has it
  *   host cold SUBJECT LABEL        from dlopen to the first search, for that label;
  *                                  if it is empty, to C_GetSlotList
  *   host rate SUBJECT MS           sign; wait for a line on standard input first
@@ -498,8 +499,8 @@ static void measure(struct subject *s, const struct operation *op, int round, ui
 		end = b->end > end ? b->end : end;
 	}
 	qsort(all, n, sizeof *all, by_value);
-	printf("{\"operation\":\"%s\",\"subject\":\"%s\",\"round\":%d,\"n\":%zu,\"p50\":%lu,\"p99\":%lu,\"rate\":%.3f}\n",
-		op->name, s->name, round, n, all[n / 2], all[n - 1 - (n - 1) / 100], (double)n * 1e9 / (double)(end - begin));
+	printf("{\"operation\":\"%s\",\"subject\":\"%s\",\"round\":%d,\"n\":%zu,\"p10\":%lu,\"p50\":%lu,\"p99\":%lu,\"rate\":%.3f}\n",
+		op->name, s->name, round, n, all[n / 10], all[n / 2], all[n - 1 - (n - 1) / 100], (double)n * 1e9 / (double)(end - begin));
 }
 
 /* ---- the commands ---- */
@@ -524,6 +525,8 @@ static int steady(int argc, char **argv)
 	int rounds = argc < 3 ? 0 : atoi(argv[0]);
 	uint64_t budget = argc < 3 ? 0 : strtoull(argv[1], NULL, 10) * 1000000;
 
+	const char *only = getenv("BENCH_OPERATION");
+
 	if (n < 1 || n > MAX || rounds < 1)
 		FAIL("steady ROUNDS MS SUBJECT...");
 	for (int i = 0; i < n; i++) {
@@ -535,7 +538,7 @@ static int steady(int argc, char **argv)
 	for (int round = 0; round < rounds; round++)
 		for (int o = 0; o < OPERATIONS; o++)
 			for (int i = 0; i < n; i++) {
-				if (!takes_part(&s[i], &operations[o]))
+				if (!takes_part(&s[i], &operations[o]) || (only && strcmp(only, operations[o].name) != 0))
 					continue;
 				measure(&s[i], &operations[o], round, budget);
 				if (operations[o].run == log_in && !s[i].limit)

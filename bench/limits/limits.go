@@ -156,6 +156,12 @@ var unsealer = sync.OnceValues(func() (unseal func() bool, err error) {
 		return nil, err
 	}
 	t := socket{conn}
+	// What an earlier process left there takes up the TPM's few slots.
+	for _, first := range []uint32{0x80000000, 0x02000000} {
+		for h := first; h < first+3; h++ {
+			tpm2.FlushContext{FlushHandle: tpm2.TPMHandle(h)}.Execute(t)
+		}
+	}
 	srk, err := tpm2.CreatePrimary{PrimaryHandle: tpm2.TPMRHOwner, InPublic: tpm2.New2B(tpm2.ECCSRKTemplate)}.Execute(t)
 	if err != nil {
 		return nil, err
