@@ -1,6 +1,8 @@
 # make            the module build/icn-p11.so and the command build/icn-p11
 # make install    into $(DESTDIR)$(PREFIX)
 # make test lint demo interop clean
+# make bench      measure, into build/bench.json (docs/performance.md); BENCH_QUICK=1: in less than a minute
+# make bench-report   of that file, docs/performance.md's tables and docs/performance.svg
 #
 # Building needs Go, gcc and make.
 
@@ -36,12 +38,12 @@ module  := build/icn-p11.so
 command := build/icn-p11
 SOURCES := go.mod go.sum Makefile $(shell find . \( -name build -o -name '.?*' \) -prune -o \
 	\( -name '*.go' -o -name '*.c' -o -name '*.h' -o -name '*.map' -o -name '*.sh' \) \
-	! -name '*_test.go' ! -path './test/*' -type f -print)
+	! -name '*_test.go' ! -path './test/*' ! -path './bench/*' -type f -print)
 
 LD_FLAGS := '-Wl,--version-script=$(CURDIR)/cgo/exports.map' -Wl,-soname,icn-p11.so \
 	-Wl,-z,now -Wl,-z,relro -Wl,--build-id=sha1
 
-.PHONY: all install clean test lint demo interop
+.PHONY: all install clean test lint demo interop bench bench-report
 .DELETE_ON_ERROR:
 
 all: $(module) $(command)
@@ -100,6 +102,13 @@ demo:
 
 interop:
 	test/interop/run.sh
+
+bench: all
+	test/deps.sh bench
+	$(GO) run ./bench run $(if $(BENCH_QUICK),-quick)
+
+bench-report:
+	$(GO) run ./bench report build/bench.json docs
 
 clean:
 	rm -rf build

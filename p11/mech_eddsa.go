@@ -113,45 +113,52 @@ func (m *Module) startMessage(h SessionHandle, mech Mechanism, key ObjectHandle,
 	if sess.busy(function) {
 		return CKR_OPERATION_ACTIVE
 	}
-	op, err := l.newMessage(sess, mech, key, function)
+	made, err := l.newMessage(sess, mech, key, function)
 	if err != nil {
 		return err
 	}
+	// A session has one signature and one verification at a time, so that
+	// they need not be made on the heap each time.
+	op := &sess.verification
+	if signs(function) {
+		op = &sess.signature
+	}
+	*op = made
 	keep(sess, op)
 	return nil
 }
 
 // newMessage checks what an Init function was given, in this order: mechanism,
 // parameter, key.
-func (l *library) newMessage(sess *session, mech Mechanism, key ObjectHandle, function uint) (*messageOp, error) {
+func (l *library) newMessage(sess *session, mech Mechanism, key ObjectHandle, function uint) (op messageOp, err error) {
 	row, err := mechanismFor(mech.Type, function)
 	if err != nil {
-		return nil, err
+		return op, err
 	}
 	class, usage := uint(CKO_PUBLIC_KEY), CKA_VERIFY
 	if signs(function) {
 		class, usage = CKO_PRIVATE_KEY, CKA_SIGN
 	}
-	n := &messageOp{row: row, size: eddsa.SignatureSize}
+	op = messageOp{row: row, size: eddsa.SignatureSize}
 	switch {
 	case row.mac != nil:
 		class = CKO_SECRET_KEY
-		n.size, err = row.macSize(mech.Param)
+		op.size, err = row.macSize(mech.Param)
 	case row.ecdsa && mech.Param != nil:
 		err = CKR_MECHANISM_PARAM_INVALID
 	case !row.ecdsa:
-		n.params, err = row.eddsa(mech.Param)
+		op.params, err = row.eddsa(mech.Param)
 	}
 	if err != nil {
-		return nil, err
+		return op, err
 	}
-	if n.key, err = l.opKey(sess, key, class, row, usage); err != nil {
-		return nil, err
+	if op.key, err = l.opKey(sess, key, class, row, usage); err != nil {
+		return op, err
 	}
 	if row.ecdsa {
-		n.size = int(n.key.attrs.curve().bits / 4)
+		op.size = int(op.key.attrs.curve().bits / 4)
 	}
-	return n, nil
+	return op, nil
 }
 
 // collect adds a part to the message of an operation, and ends the operation
@@ -168,7 +175,7 @@ func (m *Module) collect(h SessionHandle, part []byte, function uint) error {
 		return CKR_OPERATION_NOT_INITIALIZED
 	}
 	if err := op.append(part); err != nil {
-		*at = nil
+		*at, *op = nil, messageOp{}
 		return err
 	}
 	return nil
@@ -241,7 +248,9 @@ func (l *library) finishSign(sess *session, op *messageOp, data []byte, out *Out
 		return err
 	}
 	sess.sign = nil
-	return l.signMessage(sess, op, data, out.Buf[:op.size])
+	err := l.signMessage(sess, op, data, out.Buf[:op.size])
+	*op = messageOp{}
+	return err
 }
 
 // signMessage makes the signature of an operation, counts it, and records it
@@ -318,8 +327,9 @@ func (m *Module) finishVerify(h SessionHandle, function uint, complete func(*mes
 		}
 		return err
 	}
-	*at = nil
-	return l.verify(sess, op, op.message, op.signature)
+	err = l.verify(sess, op, op.message, op.signature)
+	*at, *op = nil, messageOp{}
+	return err
 }
 
 // verify checks a signature: of its length first (section 5.1.6).

@@ -40,7 +40,7 @@ func (j *journal) lines() int {
 }
 
 // newToken makes a token with both PINs in dir and logs the user in.
-func newToken(t *testing.T, dir string) (*sealstore.Store, *sealstore.Token, *memseal.Sealer, *journal) {
+func newToken(t testing.TB, dir string) (*sealstore.Store, *sealstore.Token, *memseal.Sealer, *journal) {
 	t.Helper()
 	must(t, os.Chmod(dir, 0o700))
 	dev, j := memseal.New(), new(journal)
@@ -56,7 +56,7 @@ func newToken(t *testing.T, dir string) (*sealstore.Store, *sealstore.Token, *me
 	return st, tok, dev, j
 }
 
-func must(t *testing.T, err error) {
+func must(t testing.TB, err error) {
 	t.Helper()
 	if err != nil {
 		t.Fatal(err)

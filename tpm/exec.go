@@ -52,7 +52,7 @@ func (t *TPM) execute(c command, s *warmSession, page []byte) ([]byte, error) {
 	if c.open {
 		area = tpm2.Marshal(tpm2.TPMSAuthCommand{Handle: tpm2.TPMRSPW})
 	}
-	area = append(area, tpm2.Marshal(*auth)...)
+	area = appendAuth(area, auth)
 	frame := make([]byte, 0, 10+4*len(c.handles)+4+len(area)+len(c.params))
 	frame = binary.BigEndian.AppendUint16(frame, uint16(tpm2.TPMSTSessions))
 	frame = binary.BigEndian.AppendUint32(frame, uint32(cap(frame)))
@@ -78,9 +78,9 @@ func (t *TPM) execute(c command, s *warmSession, page []byte) ([]byte, error) {
 			return nil, errFrame
 		}
 	}
-	validation, err := tpm2.Unmarshal[tpm2.TPMSAuthResponse](auths)
+	validation, err := parseAuth(auths)
 	if err != nil {
-		return nil, fmt.Errorf("%w: %w", errFrame, err)
+		return nil, err
 	}
 	if err := s.Validate(tpm2.TPMRCSuccess, c.code, params, c.names, 0, validation); err != nil {
 		return nil, fmt.Errorf("%w: %w", errFrame, err)
@@ -99,6 +99,65 @@ func (t *TPM) execute(c command, s *warmSession, page []byte) ([]byte, error) {
 		}
 	}
 	return out, nil
+}
+
+// Bits of TPMA_SESSION (Part 2, 8.4).
+const (
+	continueSession = 1 << iota
+	auditExclusive
+	auditReset
+	_
+	_
+	decrypt
+	encrypt
+	audit
+)
+
+// appendAuth writes a TPMS_AUTH_COMMAND (Part 2, 10.13.2). go-tpm would do it by
+// reflection, with hundreds of allocations, of which each costs dearly in
+// secmem.Do: it has to be wiped.
+func appendAuth(b []byte, a *tpm2.TPMSAuthCommand) []byte {
+	b = binary.BigEndian.AppendUint32(b, uint32(a.Handle))
+	b = binary.BigEndian.AppendUint16(b, uint16(len(a.Nonce.Buffer)))
+	b = append(b, a.Nonce.Buffer...)
+	var attributes byte
+	for _, x := range [...]struct {
+		set bool
+		bit byte
+	}{
+		{a.Attributes.ContinueSession, continueSession}, {a.Attributes.AuditExclusive, auditExclusive}, {a.Attributes.AuditReset, auditReset},
+		{a.Attributes.Decrypt, decrypt}, {a.Attributes.Encrypt, encrypt}, {a.Attributes.Audit, audit},
+	} {
+		if x.set {
+			attributes |= x.bit
+		}
+	}
+	b = append(b, attributes)
+	b = binary.BigEndian.AppendUint16(b, uint16(len(a.Authorization.Buffer)))
+	return append(b, a.Authorization.Buffer...)
+}
+
+// parseAuth reads a TPMS_AUTH_RESPONSE (Part 2, 10.13.3), and nothing behind it.
+func parseAuth(b []byte) (*tpm2.TPMSAuthResponse, error) {
+	r := reader{b}
+	nonce := r.sized()
+	if len(r.buf) == 0 {
+		return nil, errFrame
+	}
+	attributes := r.buf[0]
+	r.buf = r.buf[1:]
+	mac := r.sized()
+	if r.buf == nil || len(r.buf) != 0 {
+		return nil, errFrame
+	}
+	return &tpm2.TPMSAuthResponse{
+		Nonce: tpm2.TPM2BNonce{Buffer: bytes.Clone(nonce)},
+		Attributes: tpm2.TPMASession{
+			ContinueSession: attributes&continueSession != 0, AuditExclusive: attributes&auditExclusive != 0, AuditReset: attributes&auditReset != 0,
+			Decrypt: attributes&decrypt != 0, Encrypt: attributes&encrypt != 0, Audit: attributes&audit != 0,
+		},
+		Authorization: tpm2.TPM2BData{Buffer: mac},
+	}, nil
 }
 
 // passwordAnswer is what an answer says of an authorisation by password

@@ -509,11 +509,6 @@ func isRootTemplate(public *tpm2.TPMTPublic) bool {
 
 // load loads a sealed object, or finds it loaded.
 func (t *TPM) load(parent []byte, b sealstore.Blob) (*rootKey, *loadedKey, error) {
-	public := tpm2.BytesAs2B[tpm2.TPMTPublic](b.Public)
-	p, err := public.Contents()
-	if err != nil || p.Type != tpm2.TPMAlgKeyedHash && p.Type != tpm2.TPMAlgECC || !bytes.Equal(tpm2.Marshal(*p), b.Public) {
-		return nil, nil, fmt.Errorf("%w: its public area is not that of a sealed object or a key", sealstore.ErrBlob)
-	}
 	srk, err := t.root(parent)
 	if err != nil {
 		return nil, nil, err
@@ -525,6 +520,11 @@ func (t *TPM) load(parent []byte, b sealstore.Blob) (*rootKey, *loadedKey, error
 	h.Sum(id[:0])
 	if t.loaded != nil && t.loaded.id == id {
 		return srk, t.loaded, nil
+	}
+	public := tpm2.BytesAs2B[tpm2.TPMTPublic](b.Public)
+	p, err := public.Contents()
+	if err != nil || p.Type != tpm2.TPMAlgKeyedHash && p.Type != tpm2.TPMAlgECC || !bytes.Equal(tpm2.Marshal(*p), b.Public) {
+		return nil, nil, fmt.Errorf("%w: its public area is not that of a sealed object or a key", sealstore.ErrBlob)
 	}
 	t.unload()
 	r, err := tpm2.Load{

@@ -208,6 +208,32 @@ func BenchmarkSign(b *testing.B) {
 	}
 }
 
+func BenchmarkVerify(b *testing.B) {
+	k := newKey(b, make([]byte, SeedSize))
+	sig, msg, pub := make([]byte, SignatureSize), make([]byte, 32), k.Public()
+	if err := k.Sign(sig, Params{}, msg); err != nil {
+		b.Fatal(err)
+	}
+	b.ReportAllocs()
+	for b.Loop() {
+		if !Verify(pub[:], msg, sig, Params{}) {
+			b.Fatal("does not verify")
+		}
+	}
+}
+
+func BenchmarkNewKey(b *testing.B) {
+	seed := make([]byte, SeedSize)
+	b.ReportAllocs()
+	for b.Loop() {
+		k, err := NewKey(seed)
+		if err != nil {
+			b.Fatal(err)
+		}
+		k.Destroy()
+	}
+}
+
 // The signature may go where the message is, or into a part of it.
 func TestSignInPlace(t *testing.T) {
 	k := newKey(t, bytes.Repeat([]byte{7}, SeedSize))

@@ -1,0 +1,61 @@
+package sealstore_test
+
+import (
+	"fmt"
+	"testing"
+	"time"
+
+	"github.com/InterCooperative-Network/icn-p11/internal/secmem"
+	"github.com/InterCooperative-Network/icn-p11/sealstore/sealtest"
+)
+
+func BenchmarkCreateObject(b *testing.B) {
+	_, tok, _, _ := newToken(b, b.TempDir())
+	b.ReportAllocs()
+	for b.Loop() {
+		_, err := tok.CreateObject(false, make([]byte, 500), nil, nil)
+		must(b, err)
+	}
+}
+
+func BenchmarkObjects(b *testing.B) {
+	for _, n := range []int{10, 1000} {
+		b.Run(fmt.Sprint(n), func(b *testing.B) {
+			_, tok, _, _ := newToken(b, b.TempDir())
+			for range n {
+				_, err := tok.CreateObject(false, make([]byte, 500), nil, nil)
+				must(b, err)
+			}
+			time.Sleep(2500 * time.Millisecond) // files that are new are read again
+			b.ReportAllocs()
+			for b.Loop() {
+				_, err := tok.Objects()
+				must(b, err)
+			}
+		})
+	}
+}
+
+// With a TPM in memory: what the store does besides.
+func BenchmarkUnseal(b *testing.B) {
+	_, tok, _, _ := newToken(b, b.TempDir())
+	o, err := tok.CreateObject(true, make([]byte, 500), make([]byte, 32), nil)
+	must(b, err)
+	buf, err := secmem.New(32)
+	must(b, err)
+	defer buf.Destroy()
+	time.Sleep(2500 * time.Millisecond)
+	b.ReportAllocs()
+	for b.Loop() {
+		_, err := tok.Unseal(o.ID, buf.Bytes())
+		must(b, err)
+	}
+}
+
+func BenchmarkLogin(b *testing.B) {
+	_, tok, _, _ := newToken(b, b.TempDir())
+	b.ReportAllocs()
+	for b.Loop() {
+		must(b, tok.Login(0, sealtest.UserPIN))
+	}
+}
