@@ -26,14 +26,14 @@ const (
 )
 
 // start runs a module over an in-memory TPM and a store in a directory of the test.
-func start(t *testing.T, change func(*config.Config)) (*Module, *memseal.Sealer) {
+func start(t testing.TB, change func(*config.Config)) (*Module, *memseal.Sealer) {
 	t.Helper()
 	m, s := NewModule(), memseal.New()
 	startWith(t, m, s, t.TempDir(), change)
 	return m, s
 }
 
-func startWith(t *testing.T, m *Module, s *memseal.Sealer, dir string, change func(*config.Config)) {
+func startWith(t testing.TB, m *Module, s *memseal.Sealer, dir string, change func(*config.Config)) {
 	t.Helper()
 	cfg := config.Default()
 	cfg.SealedBlobDir = dir
@@ -57,7 +57,7 @@ func label(s string) (l [32]byte) {
 
 // token makes a token with both PINs in slot 0 and gives a read/write session
 // that is logged in as the user.
-func token(t *testing.T, m *Module) SessionHandle {
+func token(t testing.TB, m *Module) SessionHandle {
 	t.Helper()
 	must(t, m.InitToken(0, []byte(soPIN), label("test")))
 	h := open(t, m, 0)
@@ -68,21 +68,21 @@ func token(t *testing.T, m *Module) SessionHandle {
 	return h
 }
 
-func open(t *testing.T, m *Module, id SlotID) SessionHandle {
+func open(t testing.TB, m *Module, id SlotID) SessionHandle {
 	t.Helper()
 	h, err := m.OpenSession(id, CKF_SERIAL_SESSION|CKF_RW_SESSION)
 	must(t, err)
 	return h
 }
 
-func must(t *testing.T, err error) {
+func must(t testing.TB, err error) {
 	t.Helper()
 	if err != nil {
 		t.Fatal(err)
 	}
 }
 
-func want(t *testing.T, rv RV, err error) {
+func want(t testing.TB, rv RV, err error) {
 	t.Helper()
 	if RVOf(err) != rv {
 		t.Fatalf("got %v, want %v", err, rv)
