@@ -1,6 +1,7 @@
 # make            the module build/icn-p11.so and the command build/icn-p11
 # make install    into $(DESTDIR)$(PREFIX)
 # make test lint demo interop clean
+# make fuzz      docs/testing.md
 #
 # Building needs Go, gcc and make.
 
@@ -41,7 +42,7 @@ SOURCES := go.mod go.sum Makefile $(shell find . \( -name build -o -name '.?*' \
 LD_FLAGS := '-Wl,--version-script=$(CURDIR)/cgo/exports.map' -Wl,-soname,icn-p11.so \
 	-Wl,-z,now -Wl,-z,relro -Wl,--build-id=sha1
 
-.PHONY: all install clean test lint demo interop
+.PHONY: all install clean test lint demo interop fuzz
 .DELETE_ON_ERROR:
 
 all: $(module) $(command)
@@ -57,6 +58,14 @@ $(module): $(SOURCES)
 	@rm -f build/icn-p11.h
 	@objdump -h $@ | grep -q ' go_init_array ' || { echo "$@: Go's initialiser was not deferred (cgo/ld-defer.sh)" >&2; exit 1; }
 	@objdump -h $@ | grep -q ' .note.gnu.build-id ' || { echo "$@: has no build-id" >&2; exit 1; }
+
+# The module with its C and its Go instrumented for the address sanitizer, for
+# test/fuzz: a host that loads it must be linked with the sanitizer.
+build/asan/icn-p11.so: $(SOURCES)
+	@mkdir -p $(@D)
+	$(GO) build -asan -trimpath -buildmode=c-shared -o $@ \
+		-ldflags "-X main.version=$(VERSION) \"-extld='$(CURDIR)/cgo/ld-defer.sh'\" -extldflags \"$(LD_FLAGS)\"" ./cgo
+	@rm -f build/asan/icn-p11.h
 
 $(command): $(SOURCES)
 	@mkdir -p build
@@ -100,6 +109,14 @@ demo:
 
 interop:
 	test/interop/run.sh
+
+# Seconds that make fuzz takes, beside building.
+FUZZTIME ?= 600
+
+fuzz: all
+	test/deps.sh fuzz
+	test/fuzz/run.sh $$(($(FUZZTIME) / 3))
+	test/fuzz/go.sh $$(($(FUZZTIME) * 2 / 3))
 
 clean:
 	rm -rf build
