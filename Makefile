@@ -1,7 +1,7 @@
 # make            the module build/icn-p11.so and the command build/icn-p11
 # make install    into $(DESTDIR)$(PREFIX)
 # make test lint demo interop clean
-# make fuzz      docs/testing.md
+# make fuzz soak      docs/testing.md
 #
 # Building needs Go, gcc and make.
 
@@ -42,7 +42,7 @@ SOURCES := go.mod go.sum Makefile $(shell find . \( -name build -o -name '.?*' \
 LD_FLAGS := '-Wl,--version-script=$(CURDIR)/cgo/exports.map' -Wl,-soname,icn-p11.so \
 	-Wl,-z,now -Wl,-z,relro -Wl,--build-id=sha1
 
-.PHONY: all install clean test lint demo interop fuzz
+.PHONY: all install clean test lint demo interop fuzz soak
 .DELETE_ON_ERROR:
 
 all: $(module) $(command)
@@ -110,13 +110,18 @@ demo:
 interop:
 	test/interop/run.sh
 
-# Seconds that make fuzz takes, beside building.
+# Seconds that make fuzz and make soak take, beside building.
 FUZZTIME ?= 600
+SOAKTIME ?= 600
 
 fuzz: all
 	test/deps.sh fuzz
 	test/fuzz/run.sh $$(($(FUZZTIME) / 3))
 	test/fuzz/go.sh $$(($(FUZZTIME) * 2 / 3))
+
+soak: all
+	test/deps.sh fuzz
+	test/soak/run.sh $(SOAKTIME)
 
 clean:
 	rm -rf build
