@@ -3,6 +3,7 @@
 # make test lint demo interop clean
 # make bench      measure, into build/bench.json (docs/performance.md); BENCH_QUICK=1: in less than a minute
 # make bench-report   of that file, docs/performance.md's tables and docs/performance.svg
+# make fuzz soak      docs/testing.md
 #
 # Building needs Go, gcc and make.
 
@@ -43,7 +44,7 @@ SOURCES := go.mod go.sum Makefile $(shell find . \( -name build -o -name '.?*' \
 LD_FLAGS := '-Wl,--version-script=$(CURDIR)/cgo/exports.map' -Wl,-soname,icn-p11.so \
 	-Wl,-z,now -Wl,-z,relro -Wl,--build-id=sha1
 
-.PHONY: all install clean test lint demo interop bench bench-report
+.PHONY: all install clean test lint demo interop bench bench-report fuzz soak
 .DELETE_ON_ERROR:
 
 all: $(module) $(command)
@@ -59,6 +60,14 @@ $(module): $(SOURCES)
 	@rm -f build/icn-p11.h
 	@objdump -h $@ | grep -q ' go_init_array ' || { echo "$@: Go's initialiser was not deferred (cgo/ld-defer.sh)" >&2; exit 1; }
 	@objdump -h $@ | grep -q ' .note.gnu.build-id ' || { echo "$@: has no build-id" >&2; exit 1; }
+
+# The module with its C and its Go instrumented for the address sanitizer, for
+# test/fuzz: a host that loads it must be linked with the sanitizer.
+build/asan/icn-p11.so: $(SOURCES)
+	@mkdir -p $(@D)
+	$(GO) build -asan -trimpath -buildmode=c-shared -o $@ \
+		-ldflags "-X main.version=$(VERSION) \"-extld='$(CURDIR)/cgo/ld-defer.sh'\" -extldflags \"$(LD_FLAGS)\"" ./cgo
+	@rm -f build/asan/icn-p11.h
 
 $(command): $(SOURCES)
 	@mkdir -p build
@@ -109,6 +118,19 @@ bench: all
 
 bench-report:
 	$(GO) run ./bench report build/bench.json docs
+
+# Seconds that make fuzz and make soak take, beside building.
+FUZZTIME ?= 600
+SOAKTIME ?= 600
+
+fuzz: all
+	test/deps.sh fuzz
+	test/fuzz/run.sh $$(($(FUZZTIME) / 3))
+	test/fuzz/go.sh $$(($(FUZZTIME) * 2 / 3))
+
+soak: all
+	test/deps.sh fuzz
+	test/soak/run.sh $(SOAKTIME)
 
 clean:
 	rm -rf build

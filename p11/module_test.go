@@ -82,7 +82,7 @@ func must(t testing.TB, err error) {
 	}
 }
 
-func want(t *testing.T, rv RV, err error) {
+func want(t testing.TB, rv RV, err error) {
 	t.Helper()
 	if RVOf(err) != rv {
 		t.Fatalf("got %v, want %v", err, rv)

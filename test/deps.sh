@@ -1,18 +1,19 @@
 #!/usr/bin/env bash
 # Installs the Debian packages that a task needs and this machine lacks.
-# usage: test/deps.sh build|demo|test|lint|interop|bench
+# usage: test/deps.sh build|demo|test|fuzz|lint|interop|bench
 set -euo pipefail
 
 need=(gcc make binutils libc6-dev)
 case ${1:-} in
 build) ;;
 demo) need+=(swtpm opensc p11-kit openssl) ;;
-test) need+=(age gdb swtpm swtpm-tools tpm2-tools tpm2-abrmd libtss2-tcti-tabrmd0 dbus opensc p11-kit p11-kit-modules gnutls-bin openssl openssh-client openssh-server systemd git util-linux strace jq) ;;
+test) need+=(age gdb swtpm swtpm-tools tpm2-tools tpm2-abrmd libtss2-tcti-tabrmd0 dbus opensc p11-kit p11-kit-modules gnutls-bin openssl openssh-client openssh-server systemd git util-linux strace jq libssl-dev) ;;
+fuzz) need+=(libssl-dev swtpm tpm2-tools openssl) ;;
 lint) need+=(shellcheck git) ;;
 interop) need+=(swtpm debootstrap util-linux openssl) ;;
 bench) need+=(swtpm softhsm2 libtpm2-pkcs11-1 libtpm2-pkcs11-tools libtss2-tcti-swtpm0 tpm2-tools openssl strace) ;;
 *)
-    echo "usage: $0 build|demo|test|lint|interop|bench" >&2
+    echo "usage: $0 build|demo|test|fuzz|lint|interop|bench" >&2
     exit 2
     ;;
 esac

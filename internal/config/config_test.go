@@ -6,6 +6,7 @@ import (
 	"io"
 	"log/slog"
 	"log/syslog"
+	"maps"
 	"net"
 	"os"
 	"path/filepath"
@@ -16,6 +17,8 @@ import (
 	"time"
 
 	"github.com/InterCooperative-Network/icn-p11/internal/account"
+	"github.com/InterCooperative-Network/icn-p11/sealstore"
+	"github.com/InterCooperative-Network/icn-p11/tpm"
 )
 
 func TestParse(t *testing.T) {
@@ -344,13 +347,50 @@ func TestBinding(t *testing.T) {
 	}
 }
 
+// FuzzParse: what is read holds only what the rest of the program can work with.
 func FuzzParse(f *testing.F) {
 	f.Add("free_slot = true\npcrs = [0, 7]\n")
 	f.Add("[a]\nb = {c = 1}\n")
 	f.Add("[token.a]\nslot = 1\n[token]\nb.slot = 1\n")
+	f.Add("device_path = \"swtpm:path=/s,exclusive\"\nkey_handle = 0x81000002\nsealed_blob_dir = \"/x/../y\"\nlog_level = \"debug\"\nlog_file = \"/l\"\naudit_log = \"journal\"\n")
+	f.Add("auto_lock_timeout_secs = 86400\nec_point_encoding = \"raw\"\npcr_bank = \"sha512\"\n[token.n]\npin_source = \"env:P\"\nhide = true\nread_only = true\nslot = 3\n")
 	f.Fuzz(func(t *testing.T, s string) {
-		if c, err := Parse("f", []byte(s)); err == nil && c.KeyHandle>>24 != 0x81 {
-			t.Errorf("%q: handle %x", s, c.KeyHandle)
+		c, err := Parse("f", []byte(s))
+		if err != nil {
+			if line := strings.HasPrefix(err.Error(), "f:") || strings.HasPrefix(err.Error(), "there is no place"); !line {
+				t.Errorf("%q: an error without a line: %v", s, err)
+			}
+			return
+		}
+		tokens := slices.Collect(maps.Values(c.Tokens))
+		slots := map[uint32]bool{}
+		for label, tok := range c.Tokens {
+			if label == "" || len(label) > sealstore.MaxLabel || tok.Where == "" || tok.PINSource != nil && tok.PINSource.Prompt() {
+				t.Errorf("%q: token %q: %+v", s, label, tok)
+			}
+			if tok.Slot != nil && (*tok.Slot > sealstore.MaxSlot || slots[*tok.Slot]) {
+				t.Errorf("%q: slot %d of %q", s, *tok.Slot, label)
+			}
+			if tok.Slot != nil {
+				slots[*tok.Slot] = true
+			}
+		}
+		for _, tok := range append(tokens, c.Token("no such token")) {
+			if tok.AutoLockTimeout < 0 || tok.AutoLockTimeout > 24*time.Hour || tok.ECPointEncoding != "der" && tok.ECPointEncoding != "raw" {
+				t.Errorf("%q: %+v", s, tok)
+			}
+		}
+		pcrs := slices.Sorted(slices.Values(c.PCRs))
+		if len(pcrs) == 0 || pcrs[0] < 0 || pcrs[len(pcrs)-1] > 23 || len(slices.Compact(pcrs)) != len(c.PCRs) {
+			t.Errorf("%q: PCRs %v", s, c.PCRs)
+		}
+		if c.KeyHandle>>24 != 0x81 || !filepath.IsAbs(c.SealedBlobDir) || tpm.CheckDevice(c.DevicePath) != nil {
+			t.Errorf("%q: %+v", s, c)
+		}
+		for _, file := range []string{c.LogFile, c.AuditLog} {
+			if file != "" && file != "stderr" && file != "journal" && !filepath.IsAbs(file) {
+				t.Errorf("%q: %q is no absolute path", s, file)
+			}
 		}
 	})
 }

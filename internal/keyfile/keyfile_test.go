@@ -134,15 +134,52 @@ func TestRead(t *testing.T) {
 	}
 }
 
+// FuzzParse: what is read is a key that crypto/x509 and x/crypto/ssh read the
+// same, where they read it, and nothing else is the seed of.
 func FuzzParse(f *testing.F) {
 	f.Add([]byte(rfc8410))
 	f.Add([]byte(rfc8410Long))
+	private := ed25519.NewKeyFromSeed(bytes.Repeat([]byte{7}, ed25519.SeedSize))
+	f.Add([]byte(private.Seed()))
+	der, err := x509.MarshalPKCS8PrivateKey(private)
+	check(f, err)
+	f.Add(der)
+	block, err := ssh.MarshalPrivateKey(private, "comment")
+	check(f, err)
+	f.Add(pem.EncodeToMemory(block))
 	f.Fuzz(func(t *testing.T, data []byte) {
 		if len(data) > MaxFile {
 			return
 		}
-		if seed, _, err := Parse(data, none); err == nil {
-			seed.Destroy()
+		before := bytes.Clone(data)
+		seed, format, err := Parse(data, func() ([]byte, error) { return []byte("passphrase"), nil })
+		if !bytes.Equal(data, before) {
+			t.Error("the data was changed")
+		}
+		if err != nil {
+			return
+		}
+		defer seed.Destroy()
+		var other any
+		switch format {
+		case "bare seed":
+			other = ed25519.NewKeyFromSeed(data)
+		case "PKCS#8":
+			if b, _ := pem.Decode(data); b != nil {
+				data = b.Bytes
+			}
+			other, _ = x509.ParsePKCS8PrivateKey(data)
+		case "OpenSSH":
+			if k, err := ssh.ParseRawPrivateKey(data); err == nil {
+				other = *k.(*ed25519.PrivateKey)
+			}
+		default:
+			t.Fatalf("format %q", format)
+		}
+		if k, ok := other.(ed25519.PrivateKey); ok && !bytes.Equal(k.Seed(), seed.Bytes()) {
+			t.Errorf("%q: another seed than that of the standard library", before)
+		} else if other != nil && !ok {
+			t.Errorf("%q: %T to the standard library", before, other)
 		}
 	})
 }

@@ -180,5 +180,22 @@ func FuzzVerify(f *testing.F) {
 		f.Fatal(err)
 	}
 	f.Add(sig)
-	f.Fuzz(func(t *testing.T, sig []byte) { Verify([]byte("data"), sig, "file") })
+	good, _ := pem.Decode(sig)
+	f.Fuzz(func(t *testing.T, sig []byte) {
+		key, err := Verify([]byte("data"), sig, "file")
+		if err != nil || !key.Equal(public) {
+			return
+		}
+		// The armour may be laid out in another way, and the specification has the
+		// reserved field ignored.
+		b, _ := pem.Decode(sig)
+		var e envelope
+		if err := ssh.Unmarshal(b.Bytes[len(magic):], &e); err != nil {
+			t.Fatal(err)
+		}
+		e.Reserved = ""
+		if !bytes.Equal(append([]byte(magic), ssh.Marshal(e)...), good.Bytes) {
+			t.Errorf("another signature of the same data by the same key: %q", sig)
+		}
+	})
 }
