@@ -147,7 +147,8 @@ var privateKey = []spec{
 }
 
 // secretKey is CKO_SECRET_KEY (section 4.10). What it may be used for by
-// default depends on its type.
+// default depends on its type. CKA_VERIFY_RECOVER is no attribute of a secret
+// key in the standard; OpenSC 0.26 asks each key for it, and warns where there is none.
 var secretKey = []spec{
 	{CKA_VALUE, kindBytes, onCreate | required | hidden, nil},
 	{CKA_VALUE_LEN, kindUlong, onGen, nil},
@@ -160,6 +161,7 @@ var secretKey = []spec{
 	{CKA_DECRYPT, kindBool, anyTime, no},
 	{CKA_SIGN, kindBool, anyTime, no},
 	{CKA_VERIFY, kindBool, anyTime, no},
+	{CKA_VERIFY_RECOVER, kindBool, 0, no},
 	{CKA_WRAP, kindBool, anyTime, no},
 	{CKA_UNWRAP, kindBool, anyTime, no},
 	{CKA_WRAP_WITH_TRUSTED, kindBool, anyTime | onlyUp, no},

@@ -34,11 +34,13 @@ var (
 	// 1.3.6.1.4.1.3029.1.5.1, of the time before RFC 8410.
 	montgomeryOldOID = []byte{0x06, 0x0a, 0x2b, 0x06, 0x01, 0x04, 0x01, 0x97, 0x55, 0x01, 0x05, 0x01}
 	montgomeryName   = append([]byte{0x13, 0x0a}, "curve25519"...)
-	p256OID          = []byte{0x06, 0x08, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x03, 0x01, 0x07} // 1.2.840.10045.3.1.7
-	p256Name         = append([]byte{0x13, 0x09}, "secp256r1"...)
-	p384OID          = []byte{0x06, 0x05, 0x2b, 0x81, 0x04, 0x00, 0x22} // 1.3.132.0.34
-	p384Name         = append([]byte{0x13, 0x09}, "secp384r1"...)
-	ecPublicKey      = []byte{0x06, 0x07, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x02, 0x01} // 1.2.840.10045.2.1
+	// pkcs11-tool of OpenSC 0.23 says that the name has one more byte.
+	montgomeryLongName = append([]byte{0x13, 0x0b}, "curve25519"...)
+	p256OID            = []byte{0x06, 0x08, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x03, 0x01, 0x07} // 1.2.840.10045.3.1.7
+	p256Name           = append([]byte{0x13, 0x09}, "secp256r1"...)
+	p384OID            = []byte{0x06, 0x05, 0x2b, 0x81, 0x04, 0x00, 0x22} // 1.3.132.0.34
+	p384Name           = append([]byte{0x13, 0x09}, "secp384r1"...)
+	ecPublicKey        = []byte{0x06, 0x07, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x02, 0x01} // 1.2.840.10045.2.1
 )
 
 var (
@@ -48,7 +50,7 @@ var (
 		valid: eddsa.ValidPublicKey,
 	}
 	curve25519 = &curve{
-		keyType: CKK_EC_MONTGOMERY, oid: montgomeryOID, also: [][]byte{montgomeryOldOID, montgomeryName}, size: x25519.Size, bits: 255,
+		keyType: CKK_EC_MONTGOMERY, oid: montgomeryOID, also: [][]byte{montgomeryOldOID, montgomeryName, montgomeryLongName}, size: x25519.Size, bits: 255,
 		spki:  []byte{0x30, 0x2a, 0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0x6e, 0x03, 0x21, 0x00},
 		valid: func(p []byte) bool { return len(p) == x25519.Size },
 	}

@@ -296,6 +296,37 @@ func TestCipherRules(t *testing.T) {
 	}
 }
 
+// OpenSC 0.26 asks each key for CKA_VERIFY_RECOVER.
+func TestSecretKeyRecovers(t *testing.T) {
+	m, _ := start(t, nil)
+	h := token(t, m)
+	for typ, size := range map[MechanismType]uint{CKM_AES_KEY_GEN: 32, CKM_GENERIC_SECRET_KEY_GEN: 20} {
+		key, err := m.GenerateKey(h, Mechanism{Type: typ}, []Attribute{{CKA_VALUE_LEN, ulong(size)}})
+		must(t, err)
+		if v := get(t, m, h, key, CKA_VERIFY_RECOVER); !bytes.Equal(v, no) {
+			t.Errorf("CKA_VERIFY_RECOVER %x", v)
+		}
+	}
+}
+
+// Every encoding of the curve that a client sends makes the same kind of key.
+func TestX25519Params(t *testing.T) {
+	m, _ := start(t, nil)
+	h := token(t, m)
+	for _, params := range [][]byte{montgomeryOID, montgomeryOldOID, montgomeryName, []byte("\x13\x0bcurve25519")} {
+		pub, priv, err := m.GenerateKeyPair(h, Mechanism{Type: CKM_EC_MONTGOMERY_KEY_PAIR_GEN}, []Attribute{{CKA_EC_PARAMS, params}}, nil)
+		if err != nil {
+			t.Errorf("%x: %v", params, err)
+			continue
+		}
+		for _, o := range []ObjectHandle{pub, priv} {
+			if got := get(t, m, h, o, CKA_EC_PARAMS); !bytes.Equal(got, montgomeryOID) {
+				t.Errorf("%x reads back as %x", params, got)
+			}
+		}
+	}
+}
+
 func TestX25519(t *testing.T) {
 	m, _ := start(t, nil)
 	h := token(t, m)

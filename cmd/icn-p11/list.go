@@ -369,7 +369,7 @@ func (p *place) details(t sealstore.TokenInfo) (d details, why error) {
 
 var classes = map[uint]string{
 	p11.CKO_DATA: "data", p11.CKO_CERTIFICATE: "certificate",
-	p11.CKO_PUBLIC_KEY: "public key", p11.CKO_PRIVATE_KEY: "private key",
+	p11.CKO_PUBLIC_KEY: "public key", p11.CKO_PRIVATE_KEY: "private key", p11.CKO_SECRET_KEY: "secret key",
 }
 
 func (m *module) row(s p11.SessionHandle, o p11.ObjectHandle) (r objectRow, err error) {
@@ -384,6 +384,10 @@ func (m *module) row(s p11.SessionHandle, o p11.ObjectHandle) (r objectRow, err 
 	r = objectRow{Class: classes[class], Label: string(get(p11.CKA_LABEL))}
 	switch class {
 	case p11.CKO_PUBLIC_KEY:
+		// Only an Ed25519 key has a DID.
+		if kind, _ := ulongOf(get(p11.CKA_KEY_TYPE)); kind != p11.CKK_EC_EDWARDS {
+			break
+		}
 		k, e := m.publicKeyOf(s, o)
 		if e != nil {
 			return r, e

@@ -9,6 +9,7 @@ import (
 	"testing"
 
 	"github.com/InterCooperative-Network/icn-p11/internal/swtpmtest"
+	"github.com/InterCooperative-Network/icn-p11/p11"
 	"github.com/InterCooperative-Network/icn-p11/sealstore"
 )
 
@@ -111,4 +112,36 @@ func TestAnothersStore(t *testing.T) {
 		t.Fatal(err)
 	}
 	command("doctor", exitFailed, "belongs to another user than nobody, who has the store: "+filepath.Join(store, "lock"))
+}
+
+// show takes keys of every kind, and gives only those of Ed25519 a DID.
+func TestShowOtherKeys(t *testing.T) {
+	m := newMachine(t, swtpmtest.Start(t).Device())
+	m.run(append([]string{"init", "--label", "node"}, pins...)...)
+	before := m.run("show", "node", "--json")
+	x25519, p384 := []byte{0x06, 0x03, 0x2b, 0x65, 0x6e}, []byte{0x06, 0x05, 0x2b, 0x81, 0x04, 0x00, 0x22}
+	m.inside(func(mod *module, s p11.SessionHandle) {
+		stored := p11.Attribute{Type: p11.CKA_TOKEN, Value: []byte{1}}
+		label := p11.Attribute{Type: p11.CKA_LABEL, Value: []byte("other")}
+		for typ, params := range map[p11.MechanismType][]byte{p11.CKM_EC_MONTGOMERY_KEY_PAIR_GEN: x25519, p11.CKM_EC_KEY_PAIR_GEN: p384} {
+			if _, _, err := mod.GenerateKeyPair(s, p11.Mechanism{Type: typ},
+				[]p11.Attribute{stored, label, {Type: p11.CKA_EC_PARAMS, Value: params}}, []p11.Attribute{stored, label}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if _, err := mod.GenerateKey(s, p11.Mechanism{Type: p11.CKM_AES_KEY_GEN},
+			[]p11.Attribute{stored, label, {Type: p11.CKA_PRIVATE, Value: []byte{0}}, {Type: p11.CKA_VALUE_LEN, Value: ulong(16)}}); err != nil {
+			t.Fatal(err)
+		}
+	})
+	shown := m.run("show", "node", "--json")
+	if n, want := strings.Count(shown, `"did"`), strings.Count(before, `"did"`); n != want {
+		t.Errorf("%d DIDs, not %d: %s", n, want, shown)
+	}
+	if n := strings.Count(m.run("show", "node"), "public key other, ID "); n != 2 {
+		t.Errorf("%d public keys are shown: %s", n, shown)
+	}
+	if !strings.Contains(shown, `"class": "secret key"`) {
+		t.Errorf("no secret key: %s", shown)
+	}
 }
