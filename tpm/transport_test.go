@@ -62,7 +62,10 @@ func transports(t *testing.T, f func(t *testing.T, x transport)) {
 			return transport{b.Device(), s, b, func() { b.Stop(); s.Restart(); b.Start() }}
 		},
 	} {
-		t.Run(name, func(t *testing.T) { f(t, start(t)) })
+		t.Run(name, func(t *testing.T) {
+			t.Parallel() // they wait more than they work
+			f(t, start(t))
+		})
 	}
 }
 
