@@ -45,7 +45,7 @@ func FuzzTemplate(f *testing.F) {
 	must(f, err)
 	f.Cleanup(l.leave)
 
-	seed := bytes.Repeat([]byte{7}, seedSize)
+	seed := bytes.Repeat([]byte{7}, pairSecretSize)
 	k, err := eddsa.NewKey(seed)
 	must(f, err)
 	point := k.Public()
@@ -57,7 +57,10 @@ func FuzzTemplate(f *testing.F) {
 		Attribute{CKA_SUBJECT, []byte("s")}, Attribute{CKA_VALUE, []byte("v")}, Attribute{CKA_START_DATE, []byte("20260102")}),
 		templateBytes(Attribute{CKA_ID, []byte{1}}))
 	f.Add(templateBytes(Attribute{CKA_CLASS, ulong(CKO_PUBLIC_KEY)}, Attribute{CKA_KEY_TYPE, edwards}, Attribute{CKA_EC_PARAMS, edwardsName},
-		Attribute{CKA_EC_POINT, append(bytes.Clone(octetString32), point[:]...)}), templateBytes(Attribute{CKA_LABEL, []byte("l")}, Attribute{CKA_COPYABLE, no}))
+		Attribute{CKA_EC_POINT, append(bytes.Clone(edwards25519.octets()), point[:]...)}), templateBytes(Attribute{CKA_LABEL, []byte("l")}, Attribute{CKA_COPYABLE, no}))
+	f.Add(templateBytes(Attribute{CKA_CLASS, ulong(CKO_SECRET_KEY)}, Attribute{CKA_KEY_TYPE, ulong(CKK_AES)}, Attribute{CKA_VALUE, seed}), none)
+	f.Add(templateBytes(Attribute{CKA_CLASS, ulong(CKO_PUBLIC_KEY)}, Attribute{CKA_KEY_TYPE, ulong(CKK_EC)}, Attribute{CKA_EC_PARAMS, p256OID},
+		Attribute{CKA_EC_POINT, append([]byte{4, 65, 4}, make([]byte, 64)...)}), none)
 	f.Add(templateBytes(Attribute{CKA_CLASS, ulong(CKO_PRIVATE_KEY)}, Attribute{CKA_KEY_TYPE, edwards}, Attribute{CKA_EC_PARAMS, edwardsOID},
 		Attribute{CKA_VALUE, seed}, Attribute{CKA_ALLOWED_MECHANISMS, ulong(CKM_EDDSA)}), templateBytes(Attribute{CKA_SENSITIVE, yes}))
 
@@ -69,7 +72,8 @@ func FuzzTemplate(f *testing.F) {
 		}
 		kept := func(what string, a attrs, tmpl []Attribute) {
 			for _, g := range tmpl {
-				sensitive := g.Type == CKA_SENSITIVE || g.Type == CKA_VALUE && a.ulong(CKA_CLASS) == CKO_PRIVATE_KEY
+				// What follows from the token, or from a secret that comes later.
+				sensitive := g.Type == CKA_SENSITIVE || g.Type == CKA_EXTRACTABLE || g.Type == CKA_CHECK_VALUE || g.Type == CKA_VALUE && a.hasSecret()
 				if !sensitive && !a.matches([]Attribute{g}) {
 					t.Errorf("%s: %#x was %x, and is %x", what, g.Type, g.Value, a[g.Type])
 				}
@@ -95,7 +99,7 @@ func FuzzTemplate(f *testing.F) {
 			refused(err)
 			return
 		}
-		if (secret != nil) != (a.ulong(CKA_CLASS) == CKO_PRIVATE_KEY) || secret != nil && len(secret) != seedSize {
+		if (secret != nil) != a.hasSecret() || a.ulong(CKA_CLASS) == CKO_PRIVATE_KEY && len(secret) != pairSecretSize || len(secret) > maxSecretKey {
 			t.Errorf("%x: a secret of %d bytes", create, len(secret))
 		}
 		kept("created", a, templateOf(create))
@@ -116,7 +120,7 @@ func FuzzTemplate(f *testing.F) {
 		}
 		for typ := range a {
 			// "once true it stays true", and the like (section 4.1.2)
-			if sp := classSpecs[a.ulong(CKA_CLASS)][typ]; sp.rule&onSet == 0 && !bytes.Equal(a[typ], changed[typ]) ||
+			if sp := a.specs()[typ]; sp.rule&onSet == 0 && !bytes.Equal(a[typ], changed[typ]) ||
 				sp.rule&onlyUp != 0 && a.bool(typ) && !changed.bool(typ) || sp.rule&onlyDown != 0 && !a.bool(typ) && changed.bool(typ) {
 				t.Errorf("%#x went from %x to %x", typ, a[typ], changed[typ])
 			}
@@ -130,7 +134,7 @@ func FuzzECParams(f *testing.F) {
 		f.Add(v, uint16(9))
 	}
 	f.Fuzz(func(t *testing.T, v []byte, bit uint16) {
-		switch err := parseCurve(v); {
+		switch _, err := parseCurve(CKK_EC_EDWARDS, v); {
 		case errors.Is(err, CKR_CURVE_NOT_SUPPORTED), errors.Is(err, CKR_DOMAIN_PARAMS_INVALID):
 			return
 		case err != nil:
@@ -138,10 +142,10 @@ func FuzzECParams(f *testing.F) {
 		}
 		v = bytes.Clone(v)
 		v[int(bit)/8%len(v)] ^= 1 << (bit % 8)
-		if parseCurve(v) == nil {
+		if _, err := parseCurve(CKK_EC_EDWARDS, v); err == nil {
 			t.Errorf("%x names the curve as well", v)
 		}
-		if parseCurve(append(v, 0)) == nil {
+		if _, err := parseCurve(CKK_EC_EDWARDS, append(v, 0)); err == nil {
 			t.Errorf("%x with a byte behind it", v)
 		}
 	})
@@ -150,12 +154,12 @@ func FuzzECParams(f *testing.F) {
 // FuzzECPoint reads public keys: one encoding of each, raw or in an OCTET
 // STRING, and only of points on the curve.
 func FuzzECPoint(f *testing.F) {
-	k, err := eddsa.NewKey(make([]byte, seedSize))
+	k, err := eddsa.NewKey(make([]byte, pairSecretSize))
 	must(f, err)
 	point := k.Public()
 	k.Destroy()
 	f.Add(point[:])
-	f.Add(append(bytes.Clone(octetString32), point[:]...))
+	f.Add(append(bytes.Clone(edwards25519.octets()), point[:]...))
 	for y := range byte(3) { // 1 is the neutral element, 2 no point
 		f.Add(append([]byte{y}, make([]byte, 31)...))
 		f.Add(append(append([]byte{0xed + y}, bytes.Repeat([]byte{0xff}, 30)...), 0x7f)) // the same again, not reduced
@@ -163,7 +167,7 @@ func FuzzECPoint(f *testing.F) {
 	p := new(big.Int).Sub(new(big.Int).Lsh(big.NewInt(1), 255), big.NewInt(19))
 	d := new(big.Int).Mul(big.NewInt(-121665), new(big.Int).ModInverse(big.NewInt(121666), p))
 	f.Fuzz(func(t *testing.T, v []byte) {
-		got, err := value(&spec{typ: CKA_EC_POINT}, v)
+		got, err := value(&spec{typ: CKA_EC_POINT}, edwards25519, v)
 		raw := v
 		if len(v) == 34 && v[0] == 4 && v[1] == 32 {
 			raw = v[2:]
@@ -194,7 +198,7 @@ func FuzzEdDSAParams(f *testing.F) {
 	f.Add(true, []byte("context"), []byte{})
 	f.Add(false, bytes.Repeat([]byte{1}, 255), []byte{0})
 	f.Add(true, bytes.Repeat([]byte{1}, 256), []byte{0})
-	k, err := eddsa.NewKey(make([]byte, seedSize))
+	k, err := eddsa.NewKey(make([]byte, pairSecretSize))
 	must(f, err)
 	point := k.Public()
 	f.Cleanup(k.Destroy)
