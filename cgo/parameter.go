@@ -58,7 +58,7 @@ func layout[T any](param []byte) (c T, ok bool) {
 }
 
 // nonceBytes is the length of a nonce of ChaCha20-Poly1305 in bytes. The standard
-// has it in bits (section 6.61.4), which Java passes; NSS and those who follow it
+// has it in bits (section 6.61), which Java passes; NSS and those who follow it
 // pass bytes. No nonce is of 96 bytes, nor of 12 bits.
 func nonceBytes(n C.CK_ULONG) C.CK_ULONG {
 	if n == 96 {

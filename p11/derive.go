@@ -68,7 +68,7 @@ func (m *Module) DeriveKey(h SessionHandle, mech Mechanism, base ObjectHandle, t
 		return 0, err
 	}
 	defer secret.Destroy()
-	// What is known of the base key passes on (section 4.10.3).
+	// What is known of the base key passes on (sections 6.3.17 and 6.62.3).
 	a[CKA_ALWAYS_SENSITIVE] = boolBytes(a.bool(CKA_SENSITIVE) && o.bool(CKA_ALWAYS_SENSITIVE))
 	a[CKA_NEVER_EXTRACTABLE] = boolBytes(!a.bool(CKA_EXTRACTABLE) && o.bool(CKA_NEVER_EXTRACTABLE))
 	return l.addSecret(h, s, a, secret.Bytes())

@@ -9,9 +9,9 @@ import (
 	"testing"
 )
 
-// TestDigestVectors runs public vectors through every way to a digest: one
-// call, parts, and parts with the state saved between them.
-func TestDigestVectors(t *testing.T) {
+// digestVectors runs public vectors through every way to a digest: one call,
+// parts, and parts with the state saved between them.
+func digestVectors(t *testing.T, m *Module, h SessionHandle, reached map[MechanismType]bool) {
 	types := map[string]MechanismType{
 		"CKM_SHA_1": CKM_SHA_1, "CKM_SHA224": CKM_SHA224, "CKM_SHA256": CKM_SHA256, "CKM_SHA384": CKM_SHA384,
 		"CKM_SHA512": CKM_SHA512, "CKM_SHA512_224": CKM_SHA512_224, "CKM_SHA512_256": CKM_SHA512_256,
@@ -24,12 +24,9 @@ func TestDigestVectors(t *testing.T) {
 		Repeat                             int
 	}
 	must(t, json.Unmarshal(b, &vectors))
-	m, _ := start(t, nil)
-	h := token(t, m)
-	tested := map[MechanismType]bool{}
 	for _, v := range vectors {
 		typ := types[v.Mechanism]
-		tested[typ] = true
+		reached[typ] = true
 		part, err := hex.DecodeString(v.Message)
 		must(t, err)
 		msg := bytes.Repeat(part, v.Repeat)
@@ -51,10 +48,5 @@ func TestDigestVectors(t *testing.T) {
 		}
 		must(t, m.DigestFinal(h, &out))
 		check("in parts", out.Buf)
-	}
-	for typ, row := range mechanisms {
-		if row.info.Flags&CKF_DIGEST != 0 && !tested[typ] {
-			t.Errorf("mechanism %#x has no vectors", uint(typ))
-		}
 	}
 }

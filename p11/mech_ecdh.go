@@ -85,16 +85,18 @@ func (d *ecdh) derive(dst, key, _ []byte) error {
 		secmem.Copy(dst, z.Bytes()[x25519.Size-len(dst):])
 		return nil
 	}
-	secmem.Do(func() {
-		h := d.newHash()
-		for counter := uint32(1); len(dst) > 0; counter++ {
-			h.Reset()
-			h.Write(z.Bytes())
-			h.Write(binary.BigEndian.AppendUint32(nil, counter))
-			h.Write(d.shared)
-			dst = dst[copy(dst, h.Sum(nil)):]
-		}
-		h.Reset()
-	})
+	secmem.Do(func() { deriveX963(dst, d.newHash(), z.Bytes(), d.shared) })
 	return nil
+}
+
+// deriveX963 is the KDF of ANSI X9.63: it fills dst.
+func deriveX963(dst []byte, h hash.Hash, z, shared []byte) {
+	for counter := uint32(1); len(dst) > 0; counter++ {
+		h.Reset()
+		h.Write(z)
+		h.Write(binary.BigEndian.AppendUint32(nil, counter))
+		h.Write(shared)
+		dst = dst[copy(dst, h.Sum(nil)):]
+	}
+	h.Reset()
 }

@@ -13,7 +13,7 @@ import (
 type secretType struct {
 	sizes []int           // of the key in bytes; nil: 1 to maxSecretKey
 	uses  []AttributeType // what a key is for unless its template says otherwise
-	// check computes the three bytes of CKA_CHECK_VALUE (section 4.10.2).
+	// check computes the three bytes of CKA_CHECK_VALUE (section 4.10).
 	check func(key []byte) []byte
 }
 
@@ -89,6 +89,6 @@ func (a attrs) setSecret(key []byte) error {
 	return nil
 }
 
-// readable tells whether the value of a key may be read (section 4.10.2). A
+// readable tells whether the value of a key may be read (section 4.10). A
 // private key is always sensitive.
 func (o *object) readable() bool { return !o.bool(CKA_SENSITIVE) && o.bool(CKA_EXTRACTABLE) }

@@ -225,7 +225,7 @@ func (l *library) applyTemplate(sess *session, old attrs, tmpl []Attribute, when
 		if t.Type == CKA_PUBLIC_KEY_INFO && !bytes.Equal(v, old[t.Type]) {
 			return nil, CKR_ATTRIBUTE_VALUE_INVALID
 		}
-		// The check value can be destroyed, and nothing else (section 4.10.2).
+		// The check value can be destroyed, and nothing else (section 4.10).
 		if t.Type == CKA_CHECK_VALUE && len(v) != 0 && !bytes.Equal(v, old[t.Type]) {
 			return nil, CKR_ATTRIBUTE_VALUE_INVALID
 		}

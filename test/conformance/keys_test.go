@@ -678,36 +678,159 @@ func deriveRows() (rows []row) {
 	return rows
 }
 
-// readOnlyKeyRows are the rows of making keys in a session that is read-only.
-func readOnlyKeyRows() []row {
+// tokenKeyRows are the rows of making keys in a token that the session cannot
+// change, which is where, with the code for that.
+func tokenKeyRows(where string, want rv) (rows []row) {
 	token := attr(ck.CKA_TOKEN, true)
 	kek := func(e *env) uint { return e.secret(ck.CKK_AES, secret32, attr(ck.CKA_UNWRAP, true)) }
 	into := template{attr(ck.CKA_CLASS, ck.CKO_SECRET_KEY), attr(ck.CKA_KEY_TYPE, ck.CKK_AES), token}
 	hkdf := p11tool.HKDF{Extract: true, PRF: ck.CKM_SHA256, SaltType: ckfHKDFSaltNull}
-	return []row{
-		{"5.18.1", "a secret key in the token in a read-only session", "", ck.CKR_SESSION_READ_ONLY, func(e *env) rv {
-			return e.call("C_GenerateKey", e.s, mech(ck.CKM_AES_KEY_GEN), template{attr(ck.CKA_VALUE_LEN, 16), token}, new(uint))
-		}},
-		{"5.18.1", "a template comes before a read-only session", "", ck.CKR_TEMPLATE_INCOMPLETE, func(e *env) rv {
-			return e.call("C_GenerateKey", e.s, mech(ck.CKM_AES_KEY_GEN), template{token}, new(uint))
-		}},
-		{"5.18.1", "a secret key of the session in a read-only session", "", ck.CKR_OK, func(e *env) rv {
-			return e.call("C_GenerateKey", e.s, mech(ck.CKM_AES_KEY_GEN), template{attr(ck.CKA_VALUE_LEN, 16)}, new(uint))
-		}},
-		{"5.18.2", "a key pair of the TPM in the token in a read-only session", "", ck.CKR_SESSION_READ_ONLY, func(e *env) rv {
-			return e.call("C_GenerateKeyPair", e.s, mech(ck.CKM_EC_KEY_PAIR_GEN), template{attr(ck.CKA_EC_PARAMS, curves[0].oid), token}, template{token}, new(uint), new(uint))
-		}},
-		{"5.18.4", "an unwrapped key in the token in a read-only session", "", ck.CKR_SESSION_READ_ONLY, func(e *env) rv {
-			return e.call("C_UnwrapKey", e.s, mech(ck.CKM_AES_KEY_WRAP), kek(e), in(make([]byte, 24)), into, new(uint))
-		}},
-		{"5.18.5", "a derived key in the token in a read-only session", "", ck.CKR_SESSION_READ_ONLY, func(e *env) rv {
-			return e.call("C_DeriveKey", e.s, e.hkdf(ckmHKDFDerive, hkdf), e.secret(ckkHKDF, secret32), template{token}, new(uint))
-		}},
-		{"5.18.5", "derived data in the token in a read-only session", "", ck.CKR_SESSION_READ_ONLY, func(e *env) rv {
-			return e.call("C_DeriveKey", e.s, e.hkdf(ckmHKDFData, hkdf), e.secret(ckkHKDF, secret32), template{token}, new(uint))
-		}},
-		{"5.7.1", "a secret key in the token in a read-only session", "", ck.CKR_SESSION_READ_ONLY, func(e *env) rv {
-			return e.call("C_CreateObject", e.s, with(secretKey(ck.CKK_AES, secret32), token), new(uint))
-		}},
+	add := func(section, rule string, want rv, do func(e *env) rv) {
+		rows = append(rows, row{section, rule + " " + where, "", want, do})
 	}
+	add("5.18.1", "a secret key in the token", want, func(e *env) rv {
+		return e.call("C_GenerateKey", e.s, mech(ck.CKM_AES_KEY_GEN), template{attr(ck.CKA_VALUE_LEN, 16), token}, new(uint))
+	})
+	add("5.18.1", "a template comes before", ck.CKR_TEMPLATE_INCOMPLETE, func(e *env) rv {
+		return e.call("C_GenerateKey", e.s, mech(ck.CKM_AES_KEY_GEN), template{token}, new(uint))
+	})
+	add("5.18.1", "a secret key of the session", ck.CKR_OK, func(e *env) rv {
+		return e.call("C_GenerateKey", e.s, mech(ck.CKM_AES_KEY_GEN), template{attr(ck.CKA_VALUE_LEN, 16)}, new(uint))
+	})
+	for _, halves := range [][2]template{{{token}, {token}}, {{token}, {}}, {{}, {token}}} {
+		add("5.18.2", "a key pair of the TPM, or a half of one, in the token", want, func(e *env) rv {
+			before := len(e.findAll(e.s, nil))
+			r := e.call("C_GenerateKeyPair", e.s, mech(ck.CKM_EC_KEY_PAIR_GEN), with(halves[0], attr(ck.CKA_EC_PARAMS, curves[0].oid)), halves[1], new(uint), new(uint))
+			e.check(len(e.findAll(e.s, nil)) == before, "a key was made")
+			return r
+		})
+	}
+	add("5.18.2", "a key pair of the TPM that is the session's", ck.CKR_OK, func(e *env) rv {
+		return e.call("C_GenerateKeyPair", e.s, mech(ck.CKM_EC_KEY_PAIR_GEN), template{attr(ck.CKA_EC_PARAMS, curves[0].oid)}, template{}, new(uint), new(uint))
+	})
+	add("5.18.4", "an unwrapped key in the token", want, func(e *env) rv {
+		return e.call("C_UnwrapKey", e.s, mech(ck.CKM_AES_KEY_WRAP), kek(e), in(make([]byte, 24)), into, new(uint))
+	})
+	add("5.18.5", "a derived key in the token", want, func(e *env) rv {
+		return e.call("C_DeriveKey", e.s, e.hkdf(ckmHKDFDerive, hkdf), e.secret(ckkHKDF, secret32), template{token}, new(uint))
+	})
+	add("5.18.5", "derived data in the token", want, func(e *env) rv {
+		return e.call("C_DeriveKey", e.s, e.hkdf(ckmHKDFData, hkdf), e.secret(ckkHKDF, secret32), template{token}, new(uint))
+	})
+	add("5.7.1", "an imported secret key in the token", want, func(e *env) rv {
+		return e.call("C_CreateObject", e.s, with(secretKey(ck.CKK_AES, secret32), token), new(uint))
+	})
+	add("5.7.2", "a copy of a secret key in the token", want, func(e *env) rv {
+		return e.call("C_CopyObject", e.s, e.secret(ck.CKK_AES, secret32), template{token}, new(uint))
+	})
+	return rows
+}
+
+// secretObjectRows are the rows of secret keys as objects.
+func secretObjectRows() (rows []row) {
+	token, public := attr(ck.CKA_TOKEN, true), attr(ck.CKA_PRIVATE, false)
+	stored := func(e *env, more ...p11tool.Attribute) uint {
+		e.Helper()
+		return e.destroyed(e.secret(ck.CKK_AES, secret32, append(more, token, attr(ck.CKA_LABEL, "stored key"), attr(ck.CKA_ID, "stored id"))...))
+	}
+	for what, x := range map[string]struct {
+		t template
+		n int
+	}{
+		"by label":                {template{attr(ck.CKA_LABEL, "stored key")}, 1},
+		"by CKA_ID":               {template{attr(ck.CKA_CLASS, ck.CKO_SECRET_KEY), attr(ck.CKA_ID, "stored id")}, 1},
+		"by class":                {template{attr(ck.CKA_CLASS, ck.CKO_SECRET_KEY)}, 1},
+		"by type":                 {template{attr(ck.CKA_KEY_TYPE, ck.CKK_AES)}, 1},
+		"by check value":          {template{attr(ck.CKA_CHECK_VALUE, aesCheck(secret32))}, 1},
+		"by length and use":       {template{attr(ck.CKA_VALUE_LEN, 32), attr(ck.CKA_ENCRYPT, true)}, 1},
+		"by another type":         {template{attr(ck.CKA_LABEL, "stored key"), attr(ck.CKA_KEY_TYPE, ck.CKK_GENERIC_SECRET)}, 0},
+		"never by its value":      {template{attr(ck.CKA_VALUE, secret32)}, 0},
+		"not as a private key":    {template{attr(ck.CKA_CLASS, ck.CKO_PRIVATE_KEY), attr(ck.CKA_LABEL, "stored key")}, 0},
+		"not as a session object": {template{attr(ck.CKA_CLASS, ck.CKO_SECRET_KEY), attr(ck.CKA_TOKEN, false)}, 0},
+	} {
+		rows = append(rows, row{"5.7.7", "a secret key is found by its attributes, but never by its value", what, ck.CKR_OK, func(e *env) rv {
+			o := stored(e)
+			found := e.findAll(e.s, x.t)
+			e.check(len(found) == x.n && (x.n == 0 || found[0] == o), "%v", found)
+			return ck.CKR_OK
+		}})
+	}
+	crypt := func(e *env, s, key uint) rv {
+		e.Helper()
+		e.ok("C_EncryptInit", s, &p11tool.Mechanism{Type: ck.CKM_AES_CBC, Param: iv16}, key)
+		b := p11tool.Room(32)
+		r := e.call("C_Encrypt", s, in(plain), b)
+		e.check(r != ck.CKR_OK || bytes.Equal(b.Data, cbc(plain)), "%x", b.Data)
+		return r
+	}
+	for _, name := range []string{"C_SetAttributeValue", "C_CopyObject", "C_DestroyObject"} {
+		rows = append(rows, row{"4.4", "CKA_MODIFIABLE, CKA_COPYABLE and CKA_DESTROYABLE are obeyed", name + " of a secret key", ck.CKR_ACTION_PROHIBITED, func(e *env) rv {
+			return e.onObject(name, e.secret(ck.CKK_AES, secret32, attr(ck.CKA_MODIFIABLE, false), attr(ck.CKA_COPYABLE, false), attr(ck.CKA_DESTROYABLE, false)))
+		}})
+	}
+	allowed := func(mechanism uint) template { return template{attr(ck.CKA_ALLOWED_MECHANISMS, ul(mechanism))} }
+	for _, m := range []uint{ck.CKM_ECDSA_SHA256, ck.CKM_ECDSA_SHA384} {
+		want := rv(ck.CKR_OK)
+		if m != ck.CKM_ECDSA_SHA256 {
+			want = ck.CKR_MECHANISM_INVALID
+		}
+		for _, init := range []string{"C_SignInit", "C_VerifyInit"} {
+			rows = append(rows, row{"4.7", "CKA_ALLOWED_MECHANISMS is obeyed", fmt.Sprintf("%s with ECDSA %#x", init, m), want, func(e *env) rv {
+				key := map[string]*uint{"C_SignInit": new(uint), "C_VerifyInit": new(uint)}
+				e.ok("C_GenerateKeyPair", e.s, mech(ck.CKM_EC_KEY_PAIR_GEN), with(allowed(ck.CKM_ECDSA_SHA256), attr(ck.CKA_EC_PARAMS, curves[0].oid)), allowed(ck.CKM_ECDSA_SHA256), key["C_VerifyInit"], key["C_SignInit"])
+				return e.call(init, e.s, mech(m), *key[init])
+			}})
+		}
+	}
+	return append(rows,
+		row{"4.7", "CKA_ALLOWED_MECHANISMS is obeyed", "C_DeriveKey with ECDH", ck.CKR_MECHANISM_INVALID, func(e *env) rv {
+			return e.call("C_DeriveKey", e.s, e.ecdh(ck.CKD_NULL, nil, x25519Peer), e.create(with(x25519Private, attr(ck.CKA_ALLOWED_MECHANISMS, ul(ckmEdDSA)))), template{}, new(uint))
+		}},
+		row{"3.4", "a date in month 13", "secret key", ck.CKR_ATTRIBUTE_VALUE_INVALID, func(e *env) rv {
+			return e.call("C_CreateObject", e.s, with(secretKey(ck.CKK_AES, secret32), attr(ck.CKA_END_DATE, "20261301")), new(uint))
+		}},
+		row{"4.4.1", "CKA_UNIQUE_ID of a secret key finds that key alone", "", ck.CKR_OK, func(e *env) rv {
+			o := e.secret(ck.CKK_AES, secret32)
+			e.secret(ck.CKK_AES, secret32)
+			found := e.findAll(e.s, template{attr(ckaUniqueID, e.get(o, ckaUniqueID))})
+			e.check(len(found) == 1 && found[0] == o, "%v", found)
+			return ck.CKR_OK
+		}},
+		row{"5.7.1", "a secret key of the token serves other sessions, read-only ones too", "", ck.CKR_OK, func(e *env) rv { return crypt(e, e.open(ro), stored(e)) }},
+		row{"5.7.1", "a secret key of the token serves after another login, by another handle", "", ck.CKR_OK, func(e *env) rv {
+			o := e.secret(ck.CKK_AES, secret32, token, attr(ck.CKA_LABEL, "stays"))
+			e.ok("C_Logout", e.s)
+			e.check(len(e.findAll(e.s, template{attr(ck.CKA_LABEL, "stays")})) == 0, "it is found without a login")
+			e.ok("C_Login", e.s, ck.CKU_USER, in(userPIN))
+			found := e.findAll(e.s, template{attr(ck.CKA_LABEL, "stays")})
+			e.check(len(found) == 1 && found[0] != o, "%v", found)
+			return crypt(e, e.s, e.destroyed(found[0]))
+		}},
+		row{"5.7.1", "a secret key of the token that is a public object serves without a login", "", ck.CKR_OK, func(e *env) rv {
+			o := e.secret(ck.CKK_AES, secret32, token, public)
+			e.ok("C_Logout", e.s)
+			r := crypt(e, e.s, o)
+			e.ok("C_DestroyObject", e.s, o)
+			return r
+		}},
+		row{"5.7.1", "a secret key of another session serves until that session ends", "", ck.CKR_KEY_HANDLE_INVALID, func(e *env) rv {
+			var o uint
+			maker := e.open(ro)
+			e.ok("C_CreateObject", maker, secretKey(ck.CKK_AES, secret32), &o)
+			e.check(crypt(e, e.s, o) == ck.CKR_OK, "it does not serve")
+			e.ok("C_EncryptInit", e.s, &p11tool.Mechanism{Type: ck.CKM_AES_CBC, Param: iv16}, o)
+			e.ok("C_CloseSession", maker)
+			return e.call("C_Encrypt", e.s, in(plain), p11tool.Room(32))
+		}},
+		row{"5.7.2", "a copy of a secret key encrypts as the key", "", ck.CKR_OK, func(e *env) rv {
+			var o uint
+			e.ok("C_CopyObject", e.s, stored(e), template{attr(ck.CKA_TOKEN, false)}, &o)
+			return crypt(e, e.s, o)
+		}},
+		row{"5.7.2", "a copy of a secret key with another value", "", ck.CKR_ATTRIBUTE_READ_ONLY, func(e *env) rv {
+			return e.call("C_CopyObject", e.s, e.secret(ck.CKK_AES, secret32), template{attr(ck.CKA_VALUE, make([]byte, 32))}, new(uint))
+		}},
+		row{"5.7.2", "a copy of a private secret key that is public", "", ck.CKR_TEMPLATE_INCONSISTENT, func(e *env) rv {
+			return e.call("C_CopyObject", e.s, e.secret(ck.CKK_AES, secret32), template{public}, new(uint))
+		}})
 }

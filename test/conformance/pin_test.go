@@ -59,7 +59,7 @@ func initToken() []row {
 // protected are the rows of a write-protected token, whose session is
 // read-only: that the token is protected comes first.
 func protected() []row {
-	return []row{
+	return append(tokenKeyRows("that is write-protected", ck.CKR_TOKEN_WRITE_PROTECTED), []row{
 		{"5.1.6", "CKR_TOKEN_WRITE_PROTECTED comes before CKR_SESSION_READ_ONLY", "C_CreateObject", ck.CKR_TOKEN_WRITE_PROTECTED, func(e *env) rv {
 			return e.call("C_CreateObject", e.s, with(outside.data1, attr(ck.CKA_TOKEN, true)), new(uint))
 		}},
@@ -68,7 +68,7 @@ func protected() []row {
 			return e.call("C_GenerateKeyPair", e.s, mech(ckmEdwards), template{attr(ck.CKA_EC_PARAMS, oid), attr(ck.CKA_TOKEN, true)}, template{attr(ck.CKA_TOKEN, true)}, new(uint), new(uint))
 		}},
 		{"5.7.1", "session objects beside a write-protected token", "", ck.CKR_OK, func(e *env) rv { return e.call("C_CreateObject", e.s, outside.data1, new(uint)) }},
-	}
+	}...)
 }
 
 // pins are the rows of PINs that are wrong. The TPM counts them, so each row

@@ -290,7 +290,7 @@ func userSession(flags uint) []row {
 	rows = append(rows, macRows()...)
 	rows = append(rows, ecdsaRows()...)
 	if flags == ro {
-		rows = append(rows, readOnlyKeyRows()...)
+		rows = append(rows, tokenKeyRows("in a read-only session", ck.CKR_SESSION_READ_ONLY)...)
 	}
 	if flags == rw {
 		rows = append(rows, abilityRows()...)
@@ -298,6 +298,7 @@ func userSession(flags uint) []row {
 		rows = append(rows, wrapRows()...)
 		rows = append(rows, deriveRows()...)
 		rows = append(rows, originRows()...)
+		rows = append(rows, secretObjectRows()...)
 		rows = append(rows, writers()...)
 		rows = append(rows, creationRows()...)
 		rows = append(rows, attributeRows()...)
