@@ -314,7 +314,7 @@ func narrow(v []byte) ([]byte, bool) {
 }
 
 // decodeBody reads what encode wrote, and nothing else: what is accepted
-// encodes to the same bytes again.
+// encodes to the same bytes again. The attributes are a part of b.
 func decodeBody(b []byte) (attrs, bool) {
 	if len(b) < 3 || b[0] != bodyVersion {
 		return nil, false
@@ -336,10 +336,7 @@ func decodeBody(b []byte) (attrs, bool) {
 			return nil, false
 		}
 		prev = int64(t)
-		a[AttributeType(t)], b = slices.Clone(b[:size]), b[size:]
-		if a[AttributeType(t)] == nil {
-			a[AttributeType(t)] = empty
-		}
+		a[AttributeType(t)], b = b[:size:size], b[size:]
 	}
 	if len(b) != 0 {
 		return nil, false

@@ -112,24 +112,31 @@ func (m *Module) startMessage(h SessionHandle, mech Mechanism, key ObjectHandle,
 	if sess.busy(function) {
 		return CKR_OPERATION_ACTIVE
 	}
-	op, err := l.newMessage(sess, mech, key, function)
+	made, err := l.newMessage(sess, mech, key, function)
 	if err != nil {
 		return err
 	}
+	// A session has one signature and one verification at a time, so that
+	// they need not be made on the heap each time.
+	op := &sess.verification
+	if signs(function) {
+		op = &sess.signature
+	}
+	*op = made
 	keep(sess, op)
 	return nil
 }
 
 // newMessage checks what an Init function was given, in this order: mechanism,
 // parameter, key.
-func (l *library) newMessage(sess *session, mech Mechanism, key ObjectHandle, function uint) (*messageOp, error) {
+func (l *library) newMessage(sess *session, mech Mechanism, key ObjectHandle, function uint) (op messageOp, err error) {
 	row, err := mechanismFor(mech.Type, function)
 	if err != nil {
-		return nil, err
+		return op, err
 	}
 	params, err := row.eddsa(mech.Param)
 	if err != nil {
-		return nil, err
+		return op, err
 	}
 	class, usage := uint(CKO_PUBLIC_KEY), CKA_VERIFY
 	if signs(function) {
@@ -137,9 +144,9 @@ func (l *library) newMessage(sess *session, mech Mechanism, key ObjectHandle, fu
 	}
 	o, err := l.opKey(sess, key, class, mech.Type, usage)
 	if err != nil {
-		return nil, err
+		return op, err
 	}
-	return &messageOp{row: row, key: o, params: params}, nil
+	return messageOp{row: row, key: o, params: params}, nil
 }
 
 // collect adds a part to the message of an operation, and ends the operation
@@ -156,7 +163,7 @@ func (m *Module) collect(h SessionHandle, part []byte, function uint) error {
 		return CKR_OPERATION_NOT_INITIALIZED
 	}
 	if err := op.append(part); err != nil {
-		*at = nil
+		*at, *op = nil, messageOp{}
 		return err
 	}
 	return nil
@@ -213,7 +220,9 @@ func (l *library) finishSign(sess *session, op *messageOp, data []byte, out *Out
 		return err
 	}
 	sess.sign = nil
-	return l.signMessage(sess, op, data, out.Buf[:eddsa.SignatureSize])
+	err := l.signMessage(sess, op, data, out.Buf[:eddsa.SignatureSize])
+	*op = messageOp{}
+	return err
 }
 
 // signMessage makes the signature of an operation, counts it, and records it
@@ -281,8 +290,9 @@ func (m *Module) finishVerify(h SessionHandle, function uint, complete func(*mes
 	if err := complete(op); err != nil {
 		return err
 	}
-	*at = nil
-	return op.verify(op.message, op.signature)
+	err = op.verify(op.message, op.signature)
+	*at, *op = nil, messageOp{}
+	return err
 }
 
 // verify checks a signature: of its length first (section 5.1.6).

@@ -6,6 +6,8 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"iter"
+	"maps"
 	"slices"
 
 	"github.com/InterCooperative-Network/icn-p11/internal/secmem"
@@ -36,25 +38,67 @@ func (o *object) bool(t AttributeType) bool { return o.attrs.bool(t) }
 type objects struct {
 	byHandle map[ObjectHandle]*object
 	byID     map[sealstore.ID]*object // token objects
-	profiles bool                     // those of the token are there
+	byLabel  map[string][]*object
+	profiles bool // those of the token are there
+	// ofSessions is how many are session objects.
+	ofSessions int
+	// version is what of the store is in the table; guarded by slot.mu, too.
+	version sealstore.Version
 }
 
 func (t *objects) put(o *object) {
 	if t.byHandle == nil {
 		t.byHandle = map[ObjectHandle]*object{}
 		t.byID = map[sealstore.ID]*object{}
+		t.byLabel = map[string][]*object{}
+	}
+	old := t.byHandle[o.handle]
+	if old == nil && !o.token {
+		t.ofSessions++
+	}
+	if old != nil {
+		t.unlabel(old)
 	}
 	t.byHandle[o.handle] = o
+	label := string(o.attrs[CKA_LABEL])
+	t.byLabel[label] = append(t.byLabel[label], o)
 	if o.token && !o.builtin {
 		t.byID[o.id] = o
 	}
 }
 
 func (t *objects) remove(o *object) {
+	old := t.byHandle[o.handle]
+	if old == nil {
+		return
+	}
+	t.unlabel(old)
 	delete(t.byHandle, o.handle)
 	if o.token {
 		delete(t.byID, o.id)
+	} else {
+		t.ofSessions--
 	}
+}
+
+// unlabel takes an object out of byLabel.
+func (t *objects) unlabel(o *object) {
+	label := string(o.attrs[CKA_LABEL])
+	rest := slices.DeleteFunc(t.byLabel[label], func(other *object) bool { return other == o })
+	if len(rest) == 0 {
+		delete(t.byLabel, label)
+	} else {
+		t.byLabel[label] = rest
+	}
+}
+
+// candidates are the objects among which those of a search template are: of
+// many, those with its label.
+func (t *objects) candidates(tmpl []Attribute) iter.Seq[*object] {
+	if label, ok := given(tmpl, CKA_LABEL); ok {
+		return slices.Values(t.byLabel[string(label)])
+	}
+	return maps.Values(t.byHandle)
 }
 
 // object finds an object that the session may see.
@@ -83,9 +127,12 @@ func fromStore(s sealstore.Object) (*object, bool) {
 // sync brings the handle table in line with the token on disk. Objects keep
 // their handles as long as they exist. The caller holds s.mu.
 func (l *library) sync(s *slot) error {
-	stored, err := s.token.Objects()
+	stored, version, err := s.token.ObjectsSince(s.objs.version)
 	if err != nil {
 		return l.fail("reading objects", s.serial, err)
+	}
+	if version == s.objs.version {
+		return nil
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -116,6 +163,7 @@ func (l *library) sync(s *slot) error {
 			s.keys.forget(id)
 		}
 	}
+	s.objs.version = version
 	return nil
 }
 
@@ -506,9 +554,9 @@ func (m *Module) FindObjectsInit(h SessionHandle, tmpl []Attribute) error {
 	}
 	op := &findOp{}
 	l.mu.RLock()
-	for oh, o := range s.objs.byHandle {
+	for o := range s.objs.candidates(tmpl) {
 		if (!o.private || s.user == userIn) && (!o.builtin || asksProfiles(tmpl)) && o.attrs.matches(tmpl) {
-			op.rest = append(op.rest, oh)
+			op.rest = append(op.rest, o.handle)
 		}
 	}
 	l.mu.RUnlock()

@@ -350,16 +350,13 @@ func TestSigningAllocatesNothing(t *testing.T) {
 	h := token(t, m)
 	key := importKey(t, m, h, yes, "known")
 	sign(t, m, h, pure, key, []byte("m")) // unlocks it
-	l := m.lib.Load()
-	sess, err := l.session(h)
-	must(t, err)
-	o, err := l.object(sess, key)
-	must(t, err)
-	op, out := &messageOp{key: o}, &Output{Buf: make([]byte, 64)}
+	out := &Output{Buf: make([]byte, 64)}
 	msg := []byte("a message")
 	if n := testing.AllocsPerRun(100, func() {
-		sess.sign = op
-		if err := l.finishSign(sess, op, msg, out); err != nil {
+		if err := m.SignInit(h, pure, key); err != nil {
+			t.Fatal(err)
+		}
+		if err := m.Sign(h, msg, out); err != nil {
 			t.Fatal(err)
 		}
 	}); n != 0 {

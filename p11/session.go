@@ -20,7 +20,10 @@ type session struct {
 	verify *messageOp
 
 	verifySig *messageOp // of C_VerifySignatureInit
-	signing   *process   // message-based
+	// What these point to: either of the last two has verification.
+	signature, verification messageOp
+
+	signing   *process // message-based
 	verifying *process
 }
 
@@ -45,10 +48,10 @@ func (s *session) cancel(flags uint) {
 		s.digest = nil
 	}
 	if flags&CKF_SIGN != 0 {
-		s.sign = nil
+		s.sign, s.signature = nil, messageOp{}
 	}
 	if flags&CKF_VERIFY != 0 {
-		s.verify, s.verifySig = nil, nil
+		s.verify, s.verifySig, s.verification = nil, nil, messageOp{}
 	}
 	if flags&CKF_MESSAGE_SIGN != 0 {
 		s.signing = nil
@@ -105,10 +108,11 @@ func (m *Module) OpenSession(id SlotID, flags uint) (SessionHandle, error) {
 		return 0, err
 	}
 	rw := flags&CKF_RW_SESSION != 0
-	if rw {
+	if rw && !s.writable.fresh() {
 		if err := l.mayWrite(s); err != nil {
 			return 0, err
 		}
+		s.writable.found()
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -174,6 +178,9 @@ func (l *library) unlockSession(sess *session) {
 // dropSession ends a session and its session objects. The caller holds l.mu.
 func (l *library) dropSession(h SessionHandle, s *session) {
 	delete(l.sessions, h)
+	if s.slot.objs.ofSessions == 0 {
+		return
+	}
 	for _, o := range s.slot.objs.byHandle {
 		if !o.token && o.session == h {
 			s.slot.objs.remove(o)
@@ -446,6 +453,7 @@ func (l *library) logout(s *slot) {
 	s.auto = false
 	l.mu.Lock()
 	s.user = nobody
+	s.objs.version = sealstore.Version{}
 	for _, o := range s.objs.byHandle {
 		if o.private {
 			s.objs.remove(o)

@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 	"unicode/utf8"
 
@@ -28,7 +29,15 @@ type slot struct {
 	auto   bool    // the login is the module's own: no application has logged in
 	objs   objects // guarded by library.mu
 	keys   keyring
+
+	writable recently // found so for C_OpenSession; what writes looks again
 }
+
+// recently remembers for lookAgain that something was so.
+type recently struct{ until atomic.Int64 } // in nanoseconds since 1970
+
+func (r *recently) found()      { r.until.Store(time.Now().Add(lookAgain).UnixNano()) }
+func (r *recently) fresh() bool { return time.Now().UnixNano() < r.until.Load() }
 
 type loginState int
 

@@ -50,6 +50,59 @@ func (t *Token) Objects() ([]Object, error) {
 	return out, err
 }
 
+// Version stands for a list of objects, in this process. The zero Version
+// stands for none.
+type Version struct {
+	changes uint64
+	user    bool // with the private ones
+}
+
+// lookAgain is how long a directory that has not changed is taken as proof that
+// no file in it has: nothing but a program that is not this one changes a file
+// in its place.
+const lookAgain = time.Second
+
+// look is a look at all files of objects.
+type look struct {
+	dir  fileID
+	at   time.Time
+	user bool
+}
+
+// ObjectsSince is Objects, with the Version of the list. Where it still is the
+// one that is given, the list is nil.
+func (t *Token) ObjectsSince(last Version) ([]Object, Version, error) {
+	v, err := t.begin(true)
+	if err != nil {
+		return nil, Version{}, err
+	}
+	defer v.end()
+	t.cache.Lock()
+	defer t.cache.Unlock()
+	if now := v.version(); now == last && v.unchanged() {
+		return nil, now, nil
+	}
+	out, _, err := v.scan()
+	if now := v.version(); err != nil || now != last {
+		return out, now, err
+	}
+	return nil, last, nil
+}
+
+// version tells which list of objects is known. Token.cache is held.
+func (v *view) version() Version { return Version{v.t.changes + 1, v.userIn()} }
+
+// unchanged tells whether the last look at the objects would show nothing new,
+// were it repeated. Token.cache is held.
+func (v *view) unchanged() bool {
+	w := &v.t.whole
+	if v.t.of != v.file.instance() || w.user != v.userIn() || !w.dir.settled(w.at) || time.Since(w.at) > lookAgain {
+		return false
+	}
+	id, err := statAt(v.dir, objectsName)
+	return err == nil && id == w.dir
+}
+
 // scan lists the objects, and the files that should be objects and are not.
 func (t *Token) scan() (out []Object, left []Damage, err error) {
 	v, err := t.begin(true)
@@ -59,9 +112,21 @@ func (t *Token) scan() (out []Object, left []Damage, err error) {
 	defer v.end()
 	t.cache.Lock()
 	defer t.cache.Unlock()
+	return v.scan()
+}
+
+// scan is Token.scan. Token.cache is held.
+func (v *view) scan() (out []Object, left []Damage, err error) {
+	t := v.t
+	seenAs := look{at: time.Now(), user: v.userIn()}
+	if seenAs.dir, err = statAt(v.dir, objectsName); err != nil {
+		seenAs.dir = fileID{} // is told below
+	}
+	t.whole = look{}
 	dir, err := v.objects()
 	if errors.Is(err, ErrNotFound) {
 		t.objects = nil
+		t.changes++
 		return nil, []Damage{{filepath.Join(t.path, objectsName), err}}, nil
 	}
 	if err != nil {
@@ -102,10 +167,12 @@ func (t *Token) scan() (out []Object, left []Damage, err error) {
 		if !seen[id] {
 			e.wipe()
 			delete(t.objects, id)
+			t.changes++
 		}
 	}
 	slices.SortFunc(out, func(a, b Object) int { return bytes.Compare(a.ID[:], b.ID[:]) })
 	slices.SortFunc(left, func(a, b Damage) int { return strings.Compare(a.Path, b.Path) })
+	t.whole = seenAs
 	return out, left, nil
 }
 
@@ -142,6 +209,7 @@ func (t *Token) belong(in instance) {
 		e.wipe()
 	}
 	t.objects, t.of = nil, in
+	t.changes++
 }
 
 // refresh brings the entry of an object up to date, decrypting the body as far
@@ -163,6 +231,7 @@ func (v *view) refresh(dir *os.File, id ID, reread bool) (*entry, error) {
 			if e != nil {
 				e.wipe()
 				delete(t.objects, id)
+				t.changes++
 			}
 			return nil, fmt.Errorf("object %s of token %s: %w", name, t.serial, ErrNotFound)
 		}
@@ -189,6 +258,7 @@ func (v *view) refresh(dir *os.File, id ID, reread bool) (*entry, error) {
 		t.objects = map[ID]*entry{}
 	}
 	t.objects[id] = e
+	t.changes++
 	if e.bad != nil {
 		t.store.report(path, cur, "object left out", e.bad)
 	}
@@ -202,8 +272,12 @@ func (v *view) decrypt(path string, e *entry) error {
 		if err != nil {
 			return nil // stays closed
 		}
+		v.t.changes++
 		if e.body, e.bad = k.open(e.file); e.bad == nil {
 			e.open = true
+			if !e.file.private() {
+				e.file.Ciphertext = nil // what is public stays open
+			}
 		} else {
 			v.t.store.report(path, e.id, "object left out", e.bad)
 		}
@@ -226,6 +300,7 @@ func (t *Token) forgetPrivate() {
 	t.cache.Lock()
 	defer t.cache.Unlock()
 	t.checked = nil
+	t.changes++
 	for _, e := range t.objects {
 		if e.file != nil && e.file.private() {
 			e.wipe()
@@ -330,6 +405,23 @@ func (t *Token) CreateObject(private bool, body, secret, about []byte) (Object, 
 	}
 }
 
+// sweepAgain is how long what killed writers leave behind may lie there, while
+// one writer writes on and on: to look takes longer the more objects there are.
+const sweepAgain = time.Minute
+
+// sweep is removeTemps for the directory of objects. The token's lock is held.
+func (t *Token) sweep(objects string) {
+	t.cache.Lock()
+	due := time.Since(t.swept) > sweepAgain
+	if due {
+		t.swept = time.Now()
+	}
+	t.cache.Unlock()
+	if due {
+		removeTemps(objects)
+	}
+}
+
 func checkObject(body, secret, about []byte) error {
 	switch {
 	case len(body) > MaxBody:
@@ -366,7 +458,7 @@ func (t *Token) create(private bool, body, secret, about []byte) (Object, error)
 		return Object{}, errRebound
 	}
 	objects := filepath.Join(t.path, objectsName)
-	removeTemps(objects)
+	t.sweep(objects)
 	data := f.encode()
 	if err := writeObject(objects, f.ID, data); err != nil {
 		return Object{}, err
@@ -442,6 +534,7 @@ func (t *Token) remember(f *objectFile, in instance, data, body []byte) (Object,
 		t.objects = map[ID]*entry{}
 	}
 	t.objects[f.ID] = e
+	t.changes++
 	return Object{ID: f.ID, Private: f.private(), Sealed: f.sealed(), Stamp: e.stamp, Body: bytes.Clone(body)}, nil
 }
 
@@ -461,7 +554,7 @@ func (t *Token) UpdateObject(id ID, stamp uint64, body []byte) (Object, error) {
 		return Object{}, err
 	}
 	objects := filepath.Join(t.path, objectsName)
-	removeTemps(objects)
+	t.sweep(objects)
 	data := f.encode()
 	if err := writeFile(objects, idName(id), data, true); err != nil {
 		return Object{}, writeError(filepath.Join(objects, idName(id)), err)
@@ -520,6 +613,7 @@ func (t *Token) DeleteObject(id ID) error {
 	}
 	t.objects[id].wipe()
 	delete(t.objects, id)
+	t.changes++
 	return nil
 }
 

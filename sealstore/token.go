@@ -58,6 +58,9 @@ type Token struct {
 	objects map[ID]*entry
 	of      instance // that the objects belong to
 	stamps  uint64
+	changes uint64 // counts what could make another list of objects
+	whole   look   // the last one at all of them
+	swept   time.Time
 }
 
 // Info reads what can be known of the token without a PIN.
