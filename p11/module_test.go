@@ -543,3 +543,36 @@ func FuzzBody(f *testing.F) {
 		}
 	})
 }
+
+// TestFindByLabel: objects are found by the label that they have now.
+func TestFindByLabel(t *testing.T) {
+	m, _ := start(t, nil)
+	h := token(t, m)
+	made := map[string]ObjectHandle{}
+	for _, kept := range [][]byte{yes, no} {
+		for _, l := range []string{"a", "b", ""} {
+			o, err := m.CreateObject(h, []Attribute{{CKA_CLASS, ulong(uint(CKO_DATA))}, {CKA_TOKEN, kept}, {CKA_LABEL, []byte(l)}})
+			must(t, err)
+			made[l+string(kept)] = o
+		}
+	}
+	found := func(l string, want ...ObjectHandle) {
+		t.Helper()
+		slices.Sort(want)
+		if got := find(t, m, h, Attribute{CKA_LABEL, []byte(l)}); !slices.Equal(got, want) {
+			t.Errorf("%q: found %v, want %v", l, got, want)
+		}
+	}
+	at, as := made["a\x01"], made["a\x00"]
+	found("a", at, as)
+	found("c")
+	for _, o := range []ObjectHandle{at, as} {
+		must(t, m.SetAttributeValue(h, o, []Attribute{{CKA_LABEL, []byte("b")}}))
+	}
+	found("a")
+	found("b", at, as, made["b\x01"], made["b\x00"])
+	must(t, m.DestroyObject(h, at))
+	must(t, m.DestroyObject(h, as))
+	found("b", made["b\x01"], made["b\x00"])
+	found("", made["\x01"], made["\x00"])
+}

@@ -565,3 +565,60 @@ func TestDamagedBesideKeys(t *testing.T) {
 		t.Errorf("%+v, %v", b, err)
 	}
 }
+
+// TestObjectsSince: a list that still holds is not made again, whoever may have
+// changed it.
+func TestObjectsSince(t *testing.T) {
+	dir := t.TempDir()
+	_, tok, dev, _ := newToken(t, dir)
+	first, err := tok.CreateObject(false, []byte("public"), nil, nil)
+	must(t, err)
+	_, err = tok.CreateObject(true, []byte("private"), nil, nil)
+	must(t, err)
+	var version sealstore.Version
+	since := func(what string, changed bool, n int) {
+		t.Helper()
+		list, now, err := tok.ObjectsSince(version)
+		must(t, err)
+		if (now != version) != changed || changed && len(list) != n || !changed && list != nil {
+			t.Errorf("%s: %d objects, changed: %v", what, len(list), now != version)
+		}
+		version = now
+	}
+	since("the first time", true, 2)
+	since("once more", false, 0)
+	time.Sleep(2500 * time.Millisecond) // now the directory's times can be trusted
+	since("later", false, 0)
+	since("later still", false, 0)
+
+	info, err := tok.Info()
+	must(t, err)
+	other := sealstore.Open(dir, dev, nil)
+	defer other.Close()
+	theirs, err := other.Token(info.Serial)
+	must(t, err)
+	must(t, theirs.Login(sealstore.User, sealtest.UserPIN))
+	_, err = theirs.CreateObject(false, []byte("another's"), nil, nil)
+	must(t, err)
+	since("after another process has made one", true, 3)
+	must(t, theirs.DeleteObject(first.ID))
+	since("after it has removed one", true, 2)
+
+	tok.Logout()
+	since("logged out", true, 1)
+	must(t, tok.Login(sealstore.User, sealtest.UserPIN))
+	since("logged in", true, 2)
+
+	// A program that is not ours changes a file in its place, which the
+	// directory does not show.
+	time.Sleep(2500 * time.Millisecond)
+	since("at rest", false, 0)
+	files, err := filepath.Glob(filepath.Join(tokenPath(t, dir, tok), "objects", "*"))
+	must(t, err)
+	f, err := os.OpenFile(files[0], os.O_WRONLY, 0)
+	must(t, err)
+	_, err = f.WriteAt([]byte{0xff}, 0)
+	must(t, errors.Join(err, f.Close()))
+	time.Sleep(1100 * time.Millisecond)
+	since("a second after the damage", true, 1)
+}
