@@ -1,6 +1,6 @@
 # make            the module build/icn-p11.so and the command build/icn-p11
 # make install    into $(DESTDIR)$(PREFIX)
-# make test lint demo interop clean
+# make test lint clients demo interop clean
 #
 # Building needs Go, gcc and make.
 
@@ -41,7 +41,7 @@ SOURCES := go.mod go.sum Makefile $(shell find . \( -name build -o -name '.?*' \
 LD_FLAGS := '-Wl,--version-script=$(CURDIR)/cgo/exports.map' -Wl,-soname,icn-p11.so \
 	-Wl,-z,now -Wl,-z,relro -Wl,--build-id=sha1
 
-.PHONY: all install clean test lint demo interop
+.PHONY: all install clean test lint clients demo interop
 .DELETE_ON_ERROR:
 
 all: $(module) $(command)
@@ -94,6 +94,11 @@ test:
 
 lint:
 	test/lint.sh
+
+clients:
+	test/deps.sh clients
+	$(MAKE) --no-print-directory all
+	test/pages.sh
 
 demo:
 	test/demo.sh

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Installs the Debian packages that a task needs and this machine lacks.
-# usage: test/deps.sh build|demo|test|lint|interop
+# usage: test/deps.sh build|demo|test|lint|clients|interop
 set -euo pipefail
 
 need=(gcc make binutils libc6-dev)
@@ -9,9 +9,10 @@ build) ;;
 demo) need+=(swtpm opensc p11-kit openssl) ;;
 test) need+=(age gdb swtpm swtpm-tools tpm2-tools tpm2-abrmd libtss2-tcti-tabrmd0 dbus opensc p11-kit p11-kit-modules gnutls-bin openssl openssh-client openssh-server systemd git util-linux strace jq) ;;
 lint) need+=(shellcheck git) ;;
+clients) need+=(swtpm opensc p11-kit p11-kit-modules gnutls-bin openssl openssh-client openssh-server iproute2 util-linux) ;;
 interop) need+=(swtpm debootstrap util-linux openssl) ;;
 *)
-    echo "usage: $0 build|demo|test|lint|interop" >&2
+    echo "usage: $0 build|demo|test|lint|clients|interop" >&2
     exit 2
     ;;
 esac

@@ -1,0 +1,76 @@
+#!/usr/bin/env bash
+# make clients: the pages of docs/clients. Each runs in one shell, as a user
+# would type it, with what the README there begins with before it, and with a
+# TPM, a home and a network of its own.
+# usage: test/pages.sh [PAGE...]
+# shellcheck source-path=SCRIPTDIR source=lib.sh
+. "$(dirname "$0")/lib.sh"
+if [ "$(id -u)" != 0 ]; then
+    echo "make clients needs root, for a network of each page's own" >&2
+    exit 1
+fi
+
+# before_PAGE prints what a page takes for granted besides the README, more_PAGE
+# what is run behind it; after_PAGE checks what all that has printed.
+
+after_pkcs11-tool() {
+    output_has "no errors" '^No errors'
+    # It asks for the value of each secret key, whatever the key's attributes say.
+    sed -i '/^warning: .*(VALUE) failed: rv = CKR_ATTRIBUTE_SENSITIVE/d' "$WORK/out"
+    lacks "no other warning" '^warning:|CKR_'
+}
+# lacks NAME PATTERN: the opposite of output_has.
+lacks() {
+    local status=0
+    ! grep -E -- "$2" "$WORK/out" || status=1
+    verdict "$1" "$status"
+}
+
+# run SCRIPT HOME: in a network with nothing but lo; whatever it starts ends with it.
+# shellcheck disable=SC2016 # the shell inside expands its own arguments
+run() {
+    timeout 180 unshare --net --pid --fork --kill-child /usr/bin/env -i -C "$2" \
+        PATH="$(dirname "$COMMAND"):$PATH" HOME="$2" XDG_RUNTIME_DIR="$2" LANG=C.UTF-8 TERM=dumb \
+        bash -c 'ip link set lo up && bash -eu "$0"' "$1" </dev/null
+}
+
+page() { # NAME
+    local home=$WORK/$1 script=$WORK/$1.sh file block n status
+    start_swtpm "$home/tpm"
+    mkdir -p "$home/.config/icn"
+    cat >"$home/.config/icn/icn-p11.conf" <<EOF
+device_path = "swtpm:path=$home/tpm/s"
+sealed_blob_dir = "$home/store"
+log_file = "$home/log"
+log_level = "debug"
+EOF
+    for file in README.md "$1.md"; do
+        [ "$file" = README.md ] || [ "$(type -t "before_$1")" != function ] || "before_$1" >>"$script"
+        for block in "$WORK/$file"/*.sh; do
+            n=$(basename "$block" .sh)
+            echo "echo '$file, line $((10#$n))' >'$home/at'" >>"$script"
+            sed "s:/usr/local/lib/pkcs11/icn-p11.so:$MODULE:" "$block" >>"$script"
+        done
+    done
+    [ "$(type -t "more_$1")" != function ] || "more_$1" >>"$script"
+    echo "echo the end >'$home/at'" >>"$script"
+    status=0
+    run "$script" "$home" >"$WORK/out" 2>&1 || status=$?
+    [ "$(cat "$home/at")" = "the end" ] || status=1
+    verdict "$1.md ($(cat "$home/at"))" "$status"
+    [ "$status" != 0 ] || "after_$1"
+    if grep -E 'level=ERROR|msg=panic' "$home/log" >"$WORK/out"; then
+        verdict "the module's log of $1.md" 1
+    fi
+}
+
+pages=("$@")
+[ $# != 0 ] || pages=(pkcs11-tool)
+for file in "$ROOT"/docs/clients/*.md; do
+    mkdir "$WORK/$(basename "$file")"
+    blocks "$file" "$WORK/$(basename "$file")"
+done
+for p in "${pages[@]}"; do
+    page "$p"
+done
+finish
