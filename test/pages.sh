@@ -19,6 +19,7 @@ after_pkcs11-tool() {
     sed -i '/^warning: .*(VALUE) failed: rv = CKR_ATTRIBUTE_SENSITIVE/d' "$WORK/out"
     lacks "no other warning" '^warning:|CKR_'
 }
+after_openssl-engine() { output_has "OpenSSL verifies" '^Verified OK'; }
 # lacks NAME PATTERN: the opposite of output_has.
 lacks() {
     local status=0
@@ -65,7 +66,7 @@ EOF
 }
 
 pages=("$@")
-[ $# != 0 ] || pages=(pkcs11-tool)
+[ $# != 0 ] || pages=(pkcs11-tool openssl-engine)
 for file in "$ROOT"/docs/clients/*.md; do
     mkdir "$WORK/$(basename "$file")"
     blocks "$file" "$WORK/$(basename "$file")"
