@@ -13,6 +13,36 @@ fi
 # before_PAGE prints what a page takes for granted besides the README, more_PAGE
 # what is run behind it; after_PAGE checks what all that has printed.
 
+before_openssh() {
+    cat <<'EOF'
+mkdir -p /run/sshd
+ssh-keygen -q -t ed25519 -N '' -f hostkey
+cat >sshd_config <<CONFIG
+ListenAddress 127.0.0.1:2222
+HostKey $HOME/hostkey
+PidFile none
+UsePAM no
+AuthenticationMethods publickey
+AuthorizedKeysFile $HOME/.ssh/authorized_keys
+StrictModes no
+PermitRootLogin prohibit-password
+CONFIG
+/usr/sbin/sshd -D -e -f sshd_config 2>sshd.log &
+echo "server $(cat hostkey.pub)" >known_hosts
+cat >ssh_config <<CONFIG
+Host server
+    HostName 127.0.0.1
+    Port 2222
+    HostKeyAlias server
+    UserKnownHostsFile $HOME/known_hosts
+    IdentityFile none
+CONFIG
+until ssh-keyscan -p 2222 127.0.0.1 >/dev/null 2>&1; do sleep 0.05; done
+# The configuration of the user is in the home that the password database names.
+ssh() { command ssh -F ssh_config "$@"; }
+EOF
+}
+
 after_pkcs11-tool() {
     output_has "no errors" '^No errors'
     # It asks for the value of each secret key, whatever the key's attributes say.
@@ -20,6 +50,10 @@ after_pkcs11-tool() {
     lacks "no other warning" '^warning:|CKR_'
 }
 after_openssl-engine() { output_has "OpenSSL verifies" '^Verified OK'; }
+after_openssh() {
+    output_has "ssh logs in" '^logged in$'
+    output_has "with the P-256 key" 'ECDSA'
+}
 # lacks NAME PATTERN: the opposite of output_has.
 lacks() {
     local status=0
@@ -66,7 +100,7 @@ EOF
 }
 
 pages=("$@")
-[ $# != 0 ] || pages=(pkcs11-tool openssl-engine)
+[ $# != 0 ] || pages=(pkcs11-tool openssl-engine openssh)
 for file in "$ROOT"/docs/clients/*.md; do
     mkdir "$WORK/$(basename "$file")"
     blocks "$file" "$WORK/$(basename "$file")"
