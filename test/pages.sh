@@ -43,6 +43,9 @@ ssh() { command ssh -F ssh_config "$@"; }
 EOF
 }
 
+# All that Java finds in the token has to work.
+more_java() { echo "java '$ROOT/test/java/Services.java' java.cfg \"\$PIN\""; }
+
 after_pkcs11-tool() {
     output_has "no errors" '^No errors'
     # It asks for the value of each secret key, whatever the key's attributes say.
@@ -53,6 +56,11 @@ after_openssl-engine() { output_has "OpenSSL verifies" '^Verified OK'; }
 after_openssh() {
     output_has "ssh logs in" '^logged in$'
     output_has "with the P-256 key" 'ECDSA'
+}
+after_java() {
+    output_has "the key store has the key" '^web, PrivateKeyEntry'
+    output_has "OpenSSL verifies" '^Verified OK'
+    output_has "all that Java is offered works" 'algorithms used, 0 failed'
 }
 # lacks NAME PATTERN: the opposite of output_has.
 lacks() {
@@ -100,7 +108,7 @@ EOF
 }
 
 pages=("$@")
-[ $# != 0 ] || pages=(pkcs11-tool openssl-engine openssh)
+[ $# != 0 ] || pages=(pkcs11-tool openssl-engine openssh java)
 for file in "$ROOT"/docs/clients/*.md; do
     mkdir "$WORK/$(basename "$file")"
     blocks "$file" "$WORK/$(basename "$file")"
