@@ -62,6 +62,13 @@ after_java() {
     output_has "OpenSSL verifies" '^Verified OK'
     output_has "all that Java is offered works" 'algorithms used, 0 failed'
 }
+after_nss() {
+    output_has "NSS has loaded the module" 'Library file: '
+    output_has "the key of pkcs11-tool" '> ec .* tls$'
+    output_has "the identity" '> null .* icn-identity$'
+    output_has "the certificate with its key" 'services:web .* u,u,u'
+    lacks "no errors" 'SEC_ERROR|SSL_ERROR|PR_.*ERROR'
+}
 # lacks NAME PATTERN: the opposite of output_has.
 lacks() {
     local status=0
@@ -108,7 +115,7 @@ EOF
 }
 
 pages=("$@")
-[ $# != 0 ] || pages=(pkcs11-tool openssl-engine openssh java)
+[ $# != 0 ] || pages=(pkcs11-tool openssl-engine openssh java nss)
 for file in "$ROOT"/docs/clients/*.md; do
     mkdir "$WORK/$(basename "$file")"
     blocks "$file" "$WORK/$(basename "$file")"
