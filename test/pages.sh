@@ -69,6 +69,12 @@ after_nss() {
     output_has "the certificate with its key" 'services:web .* u,u,u'
     lacks "no errors" 'SEC_ERROR|SSL_ERROR|PR_.*ERROR'
 }
+after_gnutls() {
+    output_has "ECDSA" 'Signing using ECDSA-SHA256... ok'
+    output_has "EdDSA" 'Signing using EdDSA-Ed25519... ok'
+    output_has "TLS with the identity" 'TLS1.3.*EdDSA-Ed25519'
+    output_has "TLS with the P-256 key" 'TLS1.3.*ECDSA-SECP256R1'
+}
 # lacks NAME PATTERN: the opposite of output_has.
 lacks() {
     local status=0
@@ -115,7 +121,7 @@ EOF
 }
 
 pages=("$@")
-[ $# != 0 ] || pages=(pkcs11-tool openssl-engine openssh java nss)
+[ $# != 0 ] || pages=(pkcs11-tool openssl-engine openssh java nss gnutls)
 for file in "$ROOT"/docs/clients/*.md; do
     mkdir "$WORK/$(basename "$file")"
     blocks "$file" "$WORK/$(basename "$file")"
