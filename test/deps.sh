@@ -9,7 +9,7 @@ build) ;;
 demo) need+=(swtpm opensc p11-kit openssl) ;;
 test) need+=(age gdb swtpm swtpm-tools tpm2-tools tpm2-abrmd libtss2-tcti-tabrmd0 dbus opensc p11-kit p11-kit-modules gnutls-bin openssl openssh-client openssh-server systemd git util-linux strace jq) ;;
 lint) need+=(shellcheck git) ;;
-clients) need+=(swtpm opensc p11-kit p11-kit-modules gnutls-bin openssl libengine-pkcs11-openssl openssh-client openssh-server openjdk-17-jdk-headless libnss3-tools iproute2 util-linux) ;;
+clients) need+=(swtpm opensc p11-kit p11-kit-modules gnutls-bin openssl libengine-pkcs11-openssl openssh-client openssh-server openjdk-17-jdk-headless libnss3-tools curl iproute2 util-linux) ;;
 interop) need+=(swtpm debootstrap util-linux openssl) ;;
 *)
     echo "usage: $0 build|demo|test|lint|clients|interop" >&2

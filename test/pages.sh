@@ -43,6 +43,9 @@ ssh() { command ssh -F ssh_config "$@"; }
 EOF
 }
 
+# The engine's configuration, its variable and its certificate are used on.
+before_curl() { cat "$WORK"/openssl-engine.md/*.sh; }
+
 # All that Java finds in the token has to work.
 more_java() { echo "java '$ROOT/test/java/Services.java' java.cfg \"\$PIN\""; }
 
@@ -75,6 +78,7 @@ after_gnutls() {
     output_has "TLS with the identity" 'TLS1.3.*EdDSA-Ed25519'
     output_has "TLS with the P-256 key" 'TLS1.3.*ECDSA-SECP256R1'
 }
+after_curl() { output_has "the server has seen the certificate" 'Subject: CN=client'; }
 # lacks NAME PATTERN: the opposite of output_has.
 lacks() {
     local status=0
@@ -121,7 +125,7 @@ EOF
 }
 
 pages=("$@")
-[ $# != 0 ] || pages=(pkcs11-tool openssl-engine openssh java nss gnutls)
+[ $# != 0 ] || pages=(pkcs11-tool openssl-engine openssh java nss gnutls curl)
 for file in "$ROOT"/docs/clients/*.md; do
     mkdir "$WORK/$(basename "$file")"
     blocks "$file" "$WORK/$(basename "$file")"
