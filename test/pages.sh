@@ -79,6 +79,7 @@ after_gnutls() {
     output_has "TLS with the P-256 key" 'TLS1.3.*ECDSA-SECP256R1'
 }
 after_curl() { output_has "the server has seen the certificate" 'Subject: CN=client'; }
+after_p11-kit() { output_has "OpenSSL verifies" '^Verified OK'; }
 # lacks NAME PATTERN: the opposite of output_has.
 lacks() {
     local status=0
@@ -125,7 +126,7 @@ EOF
 }
 
 pages=("$@")
-[ $# != 0 ] || pages=(pkcs11-tool openssl-engine openssh java nss gnutls curl)
+[ $# != 0 ] || pages=(pkcs11-tool openssl-engine openssh java nss gnutls curl p11-kit)
 for file in "$ROOT"/docs/clients/*.md; do
     mkdir "$WORK/$(basename "$file")"
     blocks "$file" "$WORK/$(basename "$file")"
