@@ -49,6 +49,8 @@ before_curl() { cat "$WORK"/openssl-engine.md/*.sh; }
 # All that Java finds in the token has to work.
 more_java() { echo "java '$ROOT/test/java/Services.java' java.cfg \"\$PIN\""; }
 
+before_go() { echo "ln -s '$ROOT' ~/icn-p11"; }
+
 after_pkcs11-tool() {
     output_has "no errors" '^No errors'
     # It asks for the value of each secret key, whatever the key's attributes say.
@@ -80,6 +82,11 @@ after_gnutls() {
 }
 after_curl() { output_has "the server has seen the certificate" 'Subject: CN=client'; }
 after_p11-kit() { output_has "OpenSSL verifies" '^Verified OK'; }
+after_go() {
+    output_has "Ed25519" '^served with a ed25519.PublicKey$'
+    output_has "P-256" '^served with a \*ecdsa.PublicKey$'
+}
+
 # lacks NAME PATTERN: the opposite of output_has.
 lacks() {
     local status=0
@@ -91,7 +98,7 @@ lacks() {
 # shellcheck disable=SC2016 # the shell inside expands its own arguments
 run() {
     timeout 180 unshare --net --pid --fork --kill-child /usr/bin/env -i -C "$2" \
-        PATH="$(dirname "$COMMAND"):$PATH" HOME="$2" XDG_RUNTIME_DIR="$2" LANG=C.UTF-8 TERM=dumb \
+        PATH="$(dirname "$COMMAND"):$PATH" HOME="$2" XDG_RUNTIME_DIR="$2" LANG=C.UTF-8 TERM=dumb "${go[@]}" \
         bash -c 'ip link set lo up && bash -eu "$0"' "$1" </dev/null
 }
 
@@ -126,11 +133,17 @@ EOF
 }
 
 pages=("$@")
-[ $# != 0 ] || pages=(pkcs11-tool openssl-engine openssh java nss gnutls curl p11-kit)
+[ $# != 0 ] || pages=(pkcs11-tool openssl-engine openssh java nss gnutls curl p11-kit go)
 for file in "$ROOT"/docs/clients/*.md; do
     mkdir "$WORK/$(basename "$file")"
     blocks "$file" "$WORK/$(basename "$file")"
 done
+go=()
+if command -v go >/dev/null; then
+    # The pages have no network: what the build needs is fetched before.
+    (cd "$ROOT" && go mod download github.com/miekg/pkcs11)
+    go=(GOMODCACHE="$(go env GOMODCACHE)" GOCACHE="$(go env GOCACHE)")
+fi
 for p in "${pages[@]}"; do
     page "$p"
 done
