@@ -43,6 +43,9 @@ ssh() { command ssh -F ssh_config "$@"; }
 EOF
 }
 
+# X25519 takes a later pkcs11-provider than that of the trixie release.
+before_openssl-provider() { echo "export OPENSSL_MODULES=$(echo /opt/backports/usr/lib/*/ossl-modules)"; }
+
 # The engine's configuration, its variable and its certificate are used on.
 before_curl() { cat "$WORK"/openssl-engine.md/*.sh; }
 
@@ -58,6 +61,11 @@ after_pkcs11-tool() {
     lacks "no other warning" '^warning:|CKR_'
 }
 after_openssl-engine() { output_has "OpenSSL verifies" '^Verified OK'; }
+after_openssl-provider() {
+    output_has "Ed25519" 'Signature Verified Successfully'
+    output_has "P-256" '^Verified OK'
+    output_has "TLS" 'TLSv1.3'
+}
 after_openssh() {
     output_has "ssh logs in" '^logged in$'
     output_has "with the P-256 key" 'ECDSA'

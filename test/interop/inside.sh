@@ -14,7 +14,7 @@ for script in /srv/test/clients/*.sh /srv/test/interop/clients/*.sh; do
 done
 # The pages of clients that are here in another version than on the host, or only here.
 echo "== pages.sh"
-if bash /srv/test/pages.sh pkcs11-tool gnutls p11-kit; then
+if bash /srv/test/pages.sh pkcs11-tool openssl-provider gnutls p11-kit; then
     passed=$((passed + 1))
 else
     failed+=(/srv/test/pages.sh)
