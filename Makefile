@@ -1,6 +1,6 @@
 # make            the module build/icn-p11.so and the command build/icn-p11
 # make install    into $(DESTDIR)$(PREFIX)
-# make test lint demo interop clean
+# make test lint clients demo interop clean
 # make bench      measure, into build/bench.json (docs/performance.md); BENCH_QUICK=1: in less than a minute
 # make bench-report   of that file, docs/performance.md's tables and docs/performance.svg
 # make fuzz soak      docs/testing.md
@@ -44,7 +44,7 @@ SOURCES := go.mod go.sum Makefile $(shell find . \( -name build -o -name '.?*' \
 LD_FLAGS := '-Wl,--version-script=$(CURDIR)/cgo/exports.map' -Wl,-soname,icn-p11.so \
 	-Wl,-z,now -Wl,-z,relro -Wl,--build-id=sha1
 
-.PHONY: all install clean test lint demo interop bench bench-report fuzz soak
+.PHONY: all install clean test lint clients demo interop bench bench-report fuzz soak
 .DELETE_ON_ERROR:
 
 all: $(module) $(command)
@@ -105,6 +105,11 @@ test:
 
 lint:
 	test/lint.sh
+
+clients:
+	test/deps.sh clients
+	$(MAKE) --no-print-directory all
+	test/pages.sh
 
 demo:
 	test/demo.sh

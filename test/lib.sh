@@ -107,6 +107,13 @@ output_has() {
     verdict "$1 (/$2/)" "$status"
 }
 
+# blocks FILE DIR: writes what a document marks as sh to DIR/LINE.sh.
+blocks() {
+    awk -v dir="$2" '
+        /^```/ { if (out) { close(out); out = "" } else if ($0 == "```sh") { out = sprintf("%s/%05d.sh", dir, NR); printf "" >out } next }
+        out { print >out }' "$1"
+}
+
 finish() {
     echo "$passed passed, $failed failed"
     [ "$failed" = 0 ] && [ "$passed" -gt 0 ]

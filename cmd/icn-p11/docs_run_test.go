@@ -20,7 +20,8 @@ import (
 
 // documents are those whose commands TestDocuments runs, with what their
 // machines have besides. test/interop has others, which need the installed
-// module or a newer OpenSSL, and scripts those that need certified TPMs.
+// module or a newer OpenSSL, scripts those that need certified TPMs, and
+// test/pages.sh those of docs/clients.
 var documents = map[string]func(t *testing.T, home string, chip *swtpmtest.TPM){
 	"usage.md":         nil,
 	"recovery.md":      nil,
@@ -273,6 +274,47 @@ func TestDocumentsAreRun(t *testing.T) {
 		if _, here := documents[name]; len(blocks(string(text))) > 0 && !here && !bytes.Contains(elsewhere, []byte(`"$docs/`+name+`"`)) &&
 			!strings.Contains(run, "$DOCS/"+name) {
 			t.Errorf("nothing runs the commands of %s", name)
+		}
+	}
+	clients(t)
+}
+
+// clients checks that each page of docs/clients is among those that test/pages.sh
+// runs, here or in the root of test/interop, and that the README there has it.
+func clients(t *testing.T) {
+	var run []string
+	for file, list := range map[string]string{
+		"../../test/pages.sh":          `(?m)^.*pages=\((\w.*)\)$`,
+		"../../test/interop/inside.sh": `(?m)test/pages\.sh (\w.*); then$`,
+	} {
+		text, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		pages := regexp.MustCompile(list).FindSubmatch(text)
+		if pages == nil {
+			t.Fatalf("%s names no pages", file)
+		}
+		run = append(run, strings.Fields(string(pages[1]))...)
+	}
+	index, err := os.ReadFile("../../docs/clients/README.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	files, err := filepath.Glob("../../docs/clients/*.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range files {
+		name := strings.TrimSuffix(filepath.Base(f), ".md")
+		if name == "README" {
+			continue
+		}
+		if !slices.Contains(run, name) {
+			t.Errorf("nothing runs the commands of clients/%s.md", name)
+		}
+		if !bytes.Contains(index, []byte("("+name+".md)")) {
+			t.Errorf("clients/README.md does not have %s.md", name)
 		}
 	}
 }

@@ -12,6 +12,13 @@ for script in /srv/test/clients/*.sh /srv/test/interop/clients/*.sh; do
         failed+=("$script")
     fi
 done
+# The pages of clients that are here in another version than on the host, or only here.
+echo "== pages.sh"
+if bash /srv/test/pages.sh pkcs11-tool openssl-provider gnutls p11-kit; then
+    passed=$((passed + 1))
+else
+    failed+=(/srv/test/pages.sh)
+fi
 for f in "${failed[@]}"; do
     echo "FAILED: $f"
 done

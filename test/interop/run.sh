@@ -7,6 +7,9 @@ cd "$(dirname "$0")/../.."
 
 suite=trixie
 packages=openssl,pkcs11-provider,opensc,p11-kit,p11-kit-modules,gnutls-bin,nginx-light,swtpm,iproute2,util-linux,procps,ca-certificates,expect,tpm2-tools,tpm2-abrmd,dbus,openssh-client,openssh-server,git
+# Beside Debian's release of pkcs11-provider there is a later one, which knows X25519.
+backport=pkcs11-provider
+stamp="$packages $backport/$suite-backports"
 cache=${XDG_CACHE_HOME:-$HOME/.cache}/icn-p11
 root=$cache/$suite
 
@@ -27,10 +30,10 @@ fi
 # so does a root in which a program that the tests run no longer starts.
 # shellcheck disable=SC2016 # the shell inside expands its own arguments
 usable() {
-    [ "$(cat "$root/etc/icn-p11-root" 2>/dev/null)" = "$packages" ] &&
+    [ "$(cat "$root/etc/icn-p11-root" 2>/dev/null)" = "$stamp" ] &&
         chroot "$root" /usr/bin/env PATH=/usr/sbin:/usr/bin:/sbin:/bin bash -c '
             openssl version && nginx -v && swtpm --version && ip -V && p11tool --version &&
-            test -e /usr/lib/*/ossl-modules/pkcs11.so &&
+            test -e /usr/lib/*/ossl-modules/pkcs11.so && test -e /opt/backports/usr/lib/*/ossl-modules/pkcs11.so &&
             command -v pkcs11-tool p11-kit certtool gnutls-serv gnutls-cli expect tpm2 tpm2-abrmd dbus-daemon ssh sshd git' >/dev/null 2>&1
 }
 if ! usable; then
@@ -40,8 +43,16 @@ if ! usable; then
     trap 'rm -rf --one-file-system "$new"' EXIT
     debootstrap --variant=minbase --include="$packages" "$suite" "$new" "${mirror[@]}" >"$cache/debootstrap.log" 2>&1 ||
         { tail -n 20 "$cache/debootstrap.log" >&2; exit 1; }
+    # shellcheck disable=SC2016 # the shell inside expands its own arguments
+    chroot "$new" /bin/bash -euc '
+        cd /tmp
+        sed "s/ $1 / $1-backports /" /etc/apt/sources.list >/etc/apt/sources.list.d/backports.list
+        apt-get update
+        apt-get download "$2/$1-backports"
+        dpkg-deb -x "$2"_*.deb /opt/backports' bash "$suite" "$backport" >>"$cache/debootstrap.log" 2>&1 ||
+        { tail -n 20 "$cache/debootstrap.log" >&2; exit 1; }
     chmod 755 "$new"
-    echo "$packages" >"$new/etc/icn-p11-root"
+    echo "$stamp" >"$new/etc/icn-p11-root"
     rm -rf --one-file-system "$root"
     mv "$new" "$root"
     trap - EXIT

@@ -7,13 +7,6 @@
 . "$(dirname "$0")/../../lib.sh"
 docs=$ROOT/docs
 
-# blocks FILE DIR: writes its blocks to DIR/LINE.sh.
-blocks() {
-    awk -v dir="$2" '
-        /^```/ { if (out) { close(out); out = "" } else if ($0 == "```sh") { out = sprintf("%s/%05d.sh", dir, NR); printf "" >out } next }
-        out { print >out }' "$1"
-}
-
 # Types the PINs that a command asks for. A block that leaves a daemon behind
 # does not close the terminal, so the end is told by a mark.
 cat >"$WORK/type.exp" <<'EOF'

@@ -47,6 +47,19 @@ check "cms -sign" p11 cms -sign -md sha512 -binary -nodetach -in "$WORK/m" -sign
 check "plain OpenSSL verifies the CMS" openssl cms -verify -inform PEM -in "$WORK/cms" -CAfile "$WORK/crt.pem" -purpose any -out "$WORK/m2"
 check "its content is the message" cmp "$WORK/m" "$WORK/m2"
 
+# An ECDSA key of the TPM.
+p256='pkcs11:token=t;object=p256;type=private'
+check "P-256 key pair" timeout 60 pkcs11-tool --module "$MODULE" --token-label t --login --pin "$PIN" \
+    --keypairgen --key-type EC:prime256v1 --label p256 --id 50
+ecdsa() {
+    p11 pkey -in "$p256" -pubout -out "$WORK/p256.pem"
+    p11 dgst -sha256 -sign "$p256" -out "$WORK/sig" "$WORK/m"
+    openssl dgst -sha256 -verify "$WORK/p256.pem" -signature "$WORK/sig" "$WORK/m"
+    p11 req -x509 -new -key "$p256" -subj /CN=p256 -out "$WORK/p256.crt"
+    openssl verify -CAfile "$WORK/p256.crt" "$WORK/p256.crt"
+}
+check "P-256 signature and certificate, verified by plain OpenSSL" ecdsa
+
 # A token that needs no PIN, and one whose PIN the module has, for a provider
 # that has none.
 "$COMMAND" init --label unattended --no-pin --force --so-pin-source "file:$WORK/t/so-pin" >"$WORK/did"
