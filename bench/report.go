@@ -7,6 +7,7 @@ import (
 	"math"
 	"os"
 	"slices"
+	"strconv"
 	"strings"
 )
 
@@ -67,6 +68,10 @@ func (r *Results) tables() string {
 	p("\n%s, %d cores, Linux %s; the load average was %s before and %s after. %s, SoftHSM2 %s, tpm2-pkcs11 %s, swtpm %s, OpenSSL %s.\n",
 		r.Machine.CPU, r.Machine.Cores, r.Machine.Kernel, r.Machine.Load[0], r.Machine.Load[1], "Go "+strings.TrimPrefix(r.Versions["Go"], "go"),
 		r.Versions["softhsm2"], r.Versions["libtpm2-pkcs11-1"], r.Versions["swtpm"], r.Versions["openssl"])
+	if before, err := strconv.ParseFloat(r.Machine.Load[0], 64); err == nil && before > float64(r.Machine.Cores) {
+		p("\n**The machine was busy with other work**: what waits for another process, another thread or the disk says little, and so do\n" +
+			"99th percentiles and the figures of several threads; ratios of what only computes can be trusted.\n")
+	}
 	if r.Quick {
 		p("\n**A quick run: the figures mean little.**\n")
 	}
