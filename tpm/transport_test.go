@@ -62,7 +62,14 @@ func transports(t *testing.T, f func(t *testing.T, x transport)) {
 			return transport{b.Device(), s, b, func() { b.Stop(); s.Restart(); b.Start() }}
 		},
 	} {
-		t.Run(name, func(t *testing.T) { f(t, start(t)) })
+		t.Run(name, func(t *testing.T) {
+			// They wait more than they work. A broker is found by the environment,
+			// which all share.
+			if name != "tabrmd" {
+				t.Parallel()
+			}
+			f(t, start(t))
+		})
 	}
 }
 
