@@ -103,6 +103,7 @@ func isolated(t *testing.T, s setup, body func(t *testing.T, p *place)) {
 		body(t, p)
 		return
 	}
+	t.Parallel() // its process shares nothing with those of other tests
 	module, err := modulePath()
 	if err != nil {
 		t.Fatal(err)
@@ -118,9 +119,16 @@ func isolated(t *testing.T, s setup, body func(t *testing.T, p *place)) {
 	}
 	p.writeConf(t, device, s)
 
-	ctx, cancel := context.WithTimeout(t.Context(), 7*time.Minute)
-	defer cancel()
-	cmd := exec.CommandContext(ctx, os.Args[0], "-test.run=^"+t.Name()+"$", "-test.v", "-test.timeout=6m")
+	// What a busy machine takes for it says nothing of the module: the limit is
+	// that of the whole run, before which the process shows where it hangs.
+	ctx, limit := t.Context(), time.Duration(0)
+	if end, limited := t.Deadline(); limited {
+		limit = max(time.Second, time.Until(end)-30*time.Second)
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithDeadline(ctx, end.Add(-15*time.Second))
+		defer cancel()
+	}
+	cmd := exec.CommandContext(ctx, os.Args[0], "-test.run=^"+t.Name()+"$", "-test.v", "-test.timeout="+limit.String())
 	cmd.Env = append(os.Environ(), childEnv+"="+t.Name(), dirEnv+"="+p.dir, tpmEnv+"="+p.tpm,
 		"ICN_P11_CONF="+p.conf(), "ICN_P11_MODULE="+module, "HOME="+p.dir)
 	out, err := cmd.CombinedOutput()
