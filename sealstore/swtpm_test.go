@@ -1,6 +1,7 @@
 package sealstore_test
 
 import (
+	"sync"
 	"testing"
 
 	"github.com/InterCooperative-Network/icn-p11/internal/swtpmtest"
@@ -17,15 +18,18 @@ func init() {
 
 // TestTPM runs the suite over a TPM 2.0.
 func TestTPM(t *testing.T) {
-	tpms := map[string]*swtpmtest.TPM{}
+	var tpms sync.Map // *swtpmtest.TPM by device
 	sealtest.Suite{
 		Open: openDevice,
 		Device: func(t *testing.T) string {
 			s := swtpmtest.Start(t)
-			tpms[s.Device()] = s
+			tpms.Store(s.Device(), s)
 			return s.Device()
 		},
-		Extend: func(_ *testing.T, device string, pcr int) { tpms[device].Extend(pcr, sealtest.Extension) },
+		Extend: func(_ *testing.T, device string, pcr int) {
+			s, _ := tpms.Load(device)
+			s.(*swtpmtest.TPM).Extend(pcr, sealtest.Extension)
+		},
 		// Each kill may cost one of swtpm's three tries.
 		Kills: 2,
 	}.Run(t)

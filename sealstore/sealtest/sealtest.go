@@ -21,7 +21,8 @@ import (
 // another that the suite starts.
 type Opener func(device string) (sealstore.Sealer, error)
 
-// Suite runs the behaviour over one kind of Sealer.
+// Suite runs the behaviour over one kind of Sealer. Its functions are called by
+// several goroutines at once.
 type Suite struct {
 	Open Opener
 	// Device makes a device that stands for a machine of its own.
@@ -73,6 +74,7 @@ func (s Suite) Run(t *testing.T) {
 		{"KilledReinit", killedReinit},
 	} {
 		t.Run(c.name, func(t *testing.T) {
+			t.Parallel() // over a device, half of the time is its
 			c.f(t, s.fixture(t))
 		})
 	}
