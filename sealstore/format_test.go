@@ -14,7 +14,7 @@ func samples() (tokens []*tokenFile, objects []*objectFile) {
 	f := &tokenFile{
 		Serial: [8]byte{1, 2, 3, 4, 5, 6, 7, 8}, Slot: 3, Created: 1700000000,
 		Parent: append([]byte{0, 11}, bytes.Repeat([]byte{0xaa}, 32)...),
-		SO:     pinSeal{KDF: kdf{Memory: defaultKDFMemory, Passes: 2, Lanes: 1}, Blob: Blob{Public: []byte("so public"), Private: []byte("so private")}},
+		SO:     pinSeal{KDF: kdf{Memory: 19 << 10, Passes: 2, Lanes: 1}, Blob: Blob{Public: []byte("so public"), Private: []byte("so private")}},
 		Public: Blob{Public: []byte("public public"), Private: []byte("public private")},
 	}
 	f.Label, _ = padLabel("Zoë")

@@ -37,9 +37,6 @@ const (
 	labelPublicSeal   = "icn-p11 1 public seal"
 	labelUserPIN      = "icn-p11 1 user PIN"
 	labelSOPIN        = "icn-p11 1 SO PIN"
-	defaultKDFMemory  = 19 << 10 // KiB, with two passes: OWASP's minimum; the TPM limits guessing
-	defaultKDFPasses  = 2
-	defaultKDFLanes   = 1
 	prehashBlock      = 128 // of SHA-512
 	prehashSize       = 3 * prehashBlock
 	keyringSize       = secretSize + 3*32 + secretSize
@@ -240,8 +237,12 @@ func draw(s Sealer, label string, dst []byte) error {
 	return err
 }
 
+// pinCost is what one try of a PIN costs: OWASP's minimum, since the TPM limits
+// guessing. It is a variable for the tests, whose PINs are cheap.
+var pinCost = kdf{Memory: 19 << 10, Passes: 2, Lanes: 1}
+
 func newKDF() (kdf, error) {
-	k := kdf{Memory: defaultKDFMemory, Passes: defaultKDFPasses, Lanes: defaultKDFLanes}
+	k := pinCost
 	_, err := rand.Read(k.Salt[:])
 	return k, err
 }
