@@ -319,7 +319,7 @@ func TestRecordersAtOnce(t *testing.T) {
 func (r *Recorder) takenAfterFlush() map[string]Token {
 	r.Flush()
 	t := r.takeTokens()
-	r.restore(&File{Tokens: t})
+	r.restore(&File{Tokens: t, TPM: map[string]Operation{}})
 	return t
 }
 
