@@ -137,6 +137,7 @@ func script(all []block, dir string) (text string, compared []printed) {
 func TestDocuments(t *testing.T) {
 	for name, prepare := range documents {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			text, err := os.ReadFile("../../docs/" + name)
 			if err != nil {
 				t.Fatal(err)
