@@ -12,33 +12,43 @@ passed=0 failed=()
 
 step() {
     echo "== $*"
-    if "$@"; then
-        passed=$((passed + 1))
-    else
-        failed+=("$*")
-    fi
+    local outcome
+    time {
+        if "$@"; then
+            outcome=ok
+            passed=$((passed + 1))
+        else
+            outcome=FAILED
+            failed+=("$*")
+        fi
+        TIMEFORMAT="== $outcome in %0R s (CPU: user %0U s, system %0S s): $*"
+    }
 }
 
 step go vet ./...
-# The clients of the built module run anew each time, since go test does not
-# see that the module has changed, and without the race detector, which sees
-# nothing of the module either.
-mapfile -t packages < <(go list ./... | grep -vE "/test/(p11tool|conformance)$")
 # The tests that search memory do it in both builds that there are, and without
 # the race detector, which has a memory of its own.
 memory='CommandMemory|MigrationMemory|NotInMemory|UnderSignals'
+# The race detector costs several times the work. It is where goroutines meet in
+# what is tested: in the packages, but not in tests that try very many cases in
+# one goroutine, nor in TestTPM, whose suite TestMemory runs, nor in a command
+# beyond its bar and its agent.
+cases='^TestTPM$|^TestTampered|^TestHostile|^TestDamage'
+mapfile -t packages < <(go list ./... | grep -vE "/(cmd/icn-p11|test/p11tool|test/conformance)$")
+step go test -race -timeout 30m -skip "$memory|$cases" "${packages[@]}"
+step go test -race -timeout 20m -skip "$memory" -run 'Agent|Bar|Progress|SlowTPM' ./cmd/icn-p11
 # In their long form the tests of the command take longer than all the others:
 # they are for who changes what they test.
-step env -u ICN_P11_LONG go test -race -timeout 30m -skip "$memory" "${packages[@]}"
+step env -u ICN_P11_LONG go test -timeout 30m -skip "$memory" ./cmd/icn-p11
+step go test -timeout 30m -run "Faults|$cases" "${packages[@]}"
 for experiment in noruntimesecret runtimesecret; do
     step env GOEXPERIMENT=$experiment go test -count=1 -timeout 10m -run "$memory" ./internal/secmem ./internal/backup ./sealstore
 done
 step go test -count=1 -timeout 20m -run "$memory" ./cmd/icn-p11
-# The race detector would take longer for these than it is worth.
-step go test -timeout 30m -run Faults ./p11 ./sealstore
-step env -u ICN_P11_LONG go test -timeout 20m -run Faults ./cmd/icn-p11
-step go test -count=1 -timeout 10m ./test/conformance
-step go test -count=1 -timeout 30m ./test/p11tool
+# The clients of the built module run anew each time, since go test does not
+# see that the module has changed, and without the race detector, which sees
+# nothing of the module either.
+step go test -count=1 -timeout 30m ./test/conformance ./test/p11tool
 for script in test/chost/*.sh test/clients/*.sh; do
     step "$script"
 done
