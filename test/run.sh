@@ -31,12 +31,12 @@ step go vet ./...
 memory='CommandMemory|MigrationMemory|NotInMemory|UnderSignals'
 # The race detector costs several times the work. It is where goroutines meet in
 # what is tested: in the packages, but not in tests that try very many cases in
-# one goroutine, nor in TestTPM, whose suite TestMemory runs, nor in commands
-# that do one thing and end.
+# one goroutine, nor in TestTPM, whose suite TestMemory runs, nor in a command
+# beyond its bar and its agent.
 cases='^TestTPM$|^TestTampered|^TestHostile|^TestDamage'
 mapfile -t packages < <(go list ./... | grep -vE "/(cmd/icn-p11|test/p11tool|test/conformance)$")
 step go test -race -timeout 30m -skip "$memory|$cases" "${packages[@]}"
-step go test -race -timeout 20m -skip "$memory" -run 'Agent|Bar|Progress|SlowTPM|TestScript/^agent$' ./cmd/icn-p11
+step go test -race -timeout 20m -skip "$memory" -run 'Agent|Bar|Progress|SlowTPM' ./cmd/icn-p11
 # In their long form the tests of the command take longer than all the others:
 # they are for who changes what they test.
 step env -u ICN_P11_LONG go test -timeout 30m -skip "$memory" ./cmd/icn-p11
