@@ -8,7 +8,7 @@ case ${1:-} in
 build) ;;
 demo) need+=(swtpm opensc p11-kit openssl) ;;
 test) need+=(age gdb swtpm swtpm-tools tpm2-tools tpm2-abrmd libtss2-tcti-tabrmd0 dbus opensc p11-kit p11-kit-modules gnutls-bin openssl openssh-client openssh-server systemd git util-linux strace jq libssl-dev) ;;
-fuzz) need+=(libssl-dev swtpm tpm2-tools openssl) ;;
+fuzz) need+=(libssl-dev swtpm tpm2-tools valgrind jq openssl) ;;
 lint) need+=(shellcheck git) ;;
 interop) need+=(swtpm debootstrap util-linux openssl) ;;
 *)
