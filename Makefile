@@ -3,7 +3,7 @@
 # make test lint clients demo interop clean
 # make bench      measure, into build/bench.json (docs/performance.md); BENCH_QUICK=1: in less than a minute
 # make bench-report   of that file, docs/performance.md's tables and docs/performance.svg
-# make fuzz soak      docs/testing.md
+# make fuzz soak memcheck      docs/testing.md
 #
 # Building needs Go, gcc and make.
 
@@ -44,7 +44,7 @@ SOURCES := go.mod go.sum Makefile $(shell find . \( -name build -o -name '.?*' \
 LD_FLAGS := '-Wl,--version-script=$(CURDIR)/cgo/exports.map' -Wl,-soname,icn-p11.so \
 	-Wl,-z,now -Wl,-z,relro -Wl,--build-id=sha1
 
-.PHONY: all install clean test lint clients demo interop bench bench-report fuzz soak
+.PHONY: all install clean test lint clients demo interop bench bench-report fuzz soak memcheck
 .DELETE_ON_ERROR:
 
 all: $(module) $(command)
@@ -61,13 +61,24 @@ $(module): $(SOURCES)
 	@objdump -h $@ | grep -q ' go_init_array ' || { echo "$@: Go's initialiser was not deferred (cgo/ld-defer.sh)" >&2; exit 1; }
 	@objdump -h $@ | grep -q ' .note.gnu.build-id ' || { echo "$@: has no build-id" >&2; exit 1; }
 
-# The module with its C and its Go instrumented for the address sanitizer, for
-# test/fuzz: a host that loads it must be linked with the sanitizer.
+# The module with its C and its Go instrumented for the address sanitizer, and
+# its C for that of undefined behaviour, for test/fuzz: a host that loads it must
+# be linked with both.
 build/asan/icn-p11.so: $(SOURCES)
 	@mkdir -p $(@D)
-	$(GO) build -asan -trimpath -buildmode=c-shared -o $@ \
+	CGO_CFLAGS='-O1 -g -fsanitize=undefined -fno-sanitize-recover=all' CGO_LDFLAGS=-fsanitize=undefined \
+		$(GO) build -asan -trimpath -buildmode=c-shared -o $@ \
 		-ldflags "-X main.version=$(VERSION) \"-extld='$(CURDIR)/cgo/ld-defer.sh'\" -extldflags \"$(LD_FLAGS)\"" ./cgo
 	@rm -f build/asan/icn-p11.h
+
+# The module for test/fuzz/memcheck.sh, with names but no debug information, and
+# without the signals by which Go preempts itself on stacks that memcheck does
+# not expect them on.
+build/valgrind/icn-p11.so: $(SOURCES)
+	@mkdir -p $(@D)
+	$(GO) build -tags valgrind -overlay '$(OVERLAY)' -trimpath -buildmode=c-shared -o $@ \
+		-ldflags "-w -X runtime.godebugDefault=asyncpreemptoff=1 -X main.version=$(VERSION) \"-extld='$(CURDIR)/cgo/ld-defer.sh'\" -extldflags \"$(LD_FLAGS)\"" ./cgo
+	@rm -f build/valgrind/icn-p11.h
 
 $(command): $(SOURCES)
 	@mkdir -p build
@@ -130,12 +141,17 @@ SOAKTIME ?= 600
 
 fuzz: all
 	test/deps.sh fuzz
-	test/fuzz/run.sh $$(($(FUZZTIME) / 3))
+	test/fuzz/run.sh $$(($(FUZZTIME) / 6))
+	FUZZ_SANITIZED=1 test/fuzz/run.sh $$(($(FUZZTIME) / 6))
 	test/fuzz/go.sh $$(($(FUZZTIME) * 2 / 3))
 
 soak: all
 	test/deps.sh fuzz
 	test/soak/run.sh $(SOAKTIME)
+
+memcheck:
+	test/deps.sh fuzz
+	test/fuzz/memcheck.sh
 
 clean:
 	rm -rf build

@@ -8,7 +8,7 @@ case ${1:-} in
 build) ;;
 demo) need+=(swtpm opensc p11-kit openssl) ;;
 test) need+=(age gdb swtpm swtpm-tools tpm2-tools tpm2-abrmd libtss2-tcti-tabrmd0 dbus opensc p11-kit p11-kit-modules gnutls-bin openssl openssh-client openssh-server systemd git util-linux strace jq libssl-dev) ;;
-fuzz) need+=(libssl-dev swtpm tpm2-tools openssl) ;;
+fuzz) need+=(libssl-dev swtpm tpm2-tools valgrind jq openssl) ;;
 lint) need+=(shellcheck git) ;;
 clients) need+=(swtpm opensc p11-kit p11-kit-modules gnutls-bin openssl libengine-pkcs11-openssl openssh-client openssh-server openjdk-17-jdk-headless libnss3-tools curl iproute2 util-linux) ;;
 interop) need+=(swtpm debootstrap util-linux openssl) ;;
