@@ -244,7 +244,7 @@ static void generate_key_pair(void)
 	struct object *pub = free_object(), *priv;
 	struct template tpub = {0}, tpriv = {0};
 	CK_OBJECT_HANDLE got[2] = {0};
-	static const CK_MECHANISM_TYPE makers[] = {CKM_EC_EDWARDS_KEY_PAIR_GEN, CKM_EC_EDWARDS_KEY_PAIR_GEN, CKM_EC_EDWARDS_KEY_PAIR_GEN, CKM_EDDSA, CKM_SHA256, 0x1040};
+	static const CK_MECHANISM_TYPE makers[] = {CKM_EC_EDWARDS_KEY_PAIR_GEN, CKM_EC_EDWARDS_KEY_PAIR_GEN, CKM_EC_EDWARDS_KEY_PAIR_GEN, CKM_EDDSA, CKM_SHA256, 0 /* RSA */};
 	CK_MECHANISM m = {makers[pick(6)], NULL, 0};
 	CK_RV want = CKR_OK, at_end;
 
