@@ -385,8 +385,19 @@ func narrow(v []byte) ([]byte, bool) {
 	if uint64(uint(n)) != n {
 		return nil, false
 	}
+	if n < uint64(len(smallUlongs)) {
+		return smallUlongs[n], true
+	}
 	return ulong(uint(n)), true
 }
+
+// smallUlongs are CK_ULONG values that many objects have, and share.
+var smallUlongs = func() (v [128][]byte) {
+	for n := range v {
+		v[n] = ulong(uint(n))
+	}
+	return v
+}()
 
 // decodeBody reads what encode wrote, and nothing else: what is accepted
 // encodes to the same bytes again. The attributes are a part of b.
