@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Installs the Debian packages that a task needs and this machine lacks.
-# usage: test/deps.sh build|demo|test|fuzz|lint|interop
+# usage: test/deps.sh build|demo|test|fuzz|arm64|lint|interop
 set -euo pipefail
 
 need=(gcc make binutils libc6-dev)
@@ -9,10 +9,11 @@ build) ;;
 demo) need+=(swtpm opensc p11-kit openssl) ;;
 test) need+=(age gdb swtpm swtpm-tools tpm2-tools tpm2-abrmd libtss2-tcti-tabrmd0 dbus opensc p11-kit p11-kit-modules gnutls-bin openssl openssh-client openssh-server systemd git util-linux strace jq libssl-dev) ;;
 fuzz) need+=(libssl-dev swtpm tpm2-tools valgrind jq openssl) ;;
+arm64) need+=(gcc-aarch64-linux-gnu libc6-dev-arm64-cross file) ;;
 lint) need+=(shellcheck git) ;;
 interop) need+=(swtpm debootstrap util-linux openssl) ;;
 *)
-    echo "usage: $0 build|demo|test|fuzz|lint|interop" >&2
+    echo "usage: $0 build|demo|test|fuzz|arm64|lint|interop" >&2
     exit 2
     ;;
 esac
