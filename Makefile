@@ -3,7 +3,7 @@
 # make test lint clients demo interop clean
 # make bench      measure, into build/bench.json (docs/performance.md); BENCH_QUICK=1: in less than a minute
 # make bench-report   of that file, docs/performance.md's tables and docs/performance.svg
-# make fuzz soak memcheck      docs/testing.md
+# make fuzz soak memcheck reproducible arm64      docs/testing.md
 #
 # Building needs Go, gcc and make.
 
@@ -19,6 +19,7 @@ p11kitdir ?= $(if $(filter-out /usr,$(PREFIX)),/etc/pkcs11/modules,$(datadir)/p1
 
 GO ?= go
 INSTALL ?= install
+OBJDUMP ?= objdump
 ifeq ($(origin CC),default)
 CC := gcc
 endif
@@ -44,7 +45,7 @@ SOURCES := go.mod go.sum Makefile $(shell find . \( -name build -o -name '.?*' \
 LD_FLAGS := '-Wl,--version-script=$(CURDIR)/cgo/exports.map' -Wl,-soname,icn-p11.so \
 	-Wl,-z,now -Wl,-z,relro -Wl,--build-id=sha1
 
-.PHONY: all install clean test lint clients demo interop bench bench-report fuzz soak memcheck
+.PHONY: all install clean test lint clients demo interop bench bench-report fuzz soak memcheck reproducible arm64
 .DELETE_ON_ERROR:
 
 all: $(module) $(command)
@@ -58,8 +59,8 @@ $(module): $(SOURCES)
 	$(GO) build -trimpath -buildmode=c-shared -o $@ \
 		-ldflags "-s -w -buildid= -X main.version=$(VERSION) \"-extld='$(CURDIR)/cgo/ld-defer.sh'\" -extldflags \"$(LD_FLAGS)\"" ./cgo
 	@rm -f build/icn-p11.h
-	@objdump -h $@ | grep -q ' go_init_array ' || { echo "$@: Go's initialiser was not deferred (cgo/ld-defer.sh)" >&2; exit 1; }
-	@objdump -h $@ | grep -q ' .note.gnu.build-id ' || { echo "$@: has no build-id" >&2; exit 1; }
+	@$(OBJDUMP) -h $@ | grep -q ' go_init_array ' || { echo "$@: Go's initialiser was not deferred (cgo/ld-defer.sh)" >&2; exit 1; }
+	@$(OBJDUMP) -h $@ | grep -q ' .note.gnu.build-id ' || { echo "$@: has no build-id" >&2; exit 1; }
 
 # The module with its C and its Go instrumented for the address sanitizer, and
 # its C for that of undefined behaviour, for test/fuzz: a host that loads it must
@@ -152,6 +153,13 @@ soak: all
 memcheck:
 	test/deps.sh fuzz
 	test/fuzz/memcheck.sh
+
+reproducible:
+	test/build/reproducible.sh
+
+arm64:
+	test/deps.sh arm64
+	test/build/arm64.sh
 
 clean:
 	rm -rf build
