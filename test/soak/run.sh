@@ -130,17 +130,25 @@ visitor &
 loops+=($!)
 
 # use PID: the resident memory in KiB, descriptors and threads, each the least
-# of ten samples: what is there for one call only does not count.
+# of a hundred samples: what a call holds while it waits for its turn at the TPM
+# does not count.
 use() {
-    local n rss fds threads now least=()
-    for ((n = 0; n < 10; n++)); do
-        read -r rss threads < <(awk '/^VmRSS/ {r = $2} /^Threads/ {t = $2} END {print r, t}' "/proc/$1/status")
-        fds=$(find "/proc/$1/fd" -mindepth 1 | wc -l)
-        now=("$rss" "$fds" "$threads")
+    local n i key value status now open least=()
+    for ((n = 0; n < 100; n++)); do
+        now=()
+        status=$(<"/proc/$1/status") # in one piece: it changes while it is read
+        while read -r key value _; do
+            case $key in
+            VmRSS:) now[0]=$value ;;
+            Threads:) now[2]=$value ;;
+            esac
+        done <<<"$status"
+        open=("/proc/$1/fd/"*)
+        now[1]=${#open[@]}
         for i in 0 1 2; do
             [ -n "${least[i]:-}" ] && [ "${least[i]}" -le "${now[i]}" ] || least[i]=${now[i]}
         done
-        sleep 0.1
+        sleep 0.05
     done
     echo "${least[*]}"
 }
