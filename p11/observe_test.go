@@ -156,6 +156,9 @@ func checkLife(t *testing.T, log []byte) {
 			}
 			continue
 		}
+		if strings.HasPrefix(r.Msg, "unsealing is slow") {
+			continue // so it is, beside other tests
+		}
 		if len(r.Token) != 16 {
 			t.Errorf("no token: %s", line)
 		}

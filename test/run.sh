@@ -34,12 +34,10 @@ memory='CommandMemory|MigrationMemory|NotInMemory|UnderSignals'
 # one goroutine, nor in TestTPM, whose suite TestMemory runs, nor in a command
 # beyond its bar and its agent.
 cases='^TestTPM$|^TestTampered|^TestHostile|^TestDamage'
-mapfile -t packages < <(go list ./... | grep -vE "/(cmd/icn-p11|test/p11tool|test/conformance)$")
+mapfile -t packages < <(go list ./... | grep -vE "/(cmd/icn-p11|test/build|test/p11tool|test/conformance)$")
 step go test -race -timeout 30m -skip "$memory|$cases" "${packages[@]}"
 step go test -race -timeout 20m -skip "$memory" -run 'Agent|Bar|Progress|SlowTPM' ./cmd/icn-p11
-# In their long form the tests of the command take longer than all the others:
-# they are for who changes what they test.
-step env -u ICN_P11_LONG go test -timeout 30m -skip "$memory" ./cmd/icn-p11
+step go test -timeout 30m -skip "$memory" ./cmd/icn-p11
 step go test -timeout 30m -run "Faults|$cases" "${packages[@]}"
 for experiment in noruntimesecret runtimesecret; do
     step env GOEXPERIMENT=$experiment go test -count=1 -timeout 10m -run "$memory" ./internal/secmem ./internal/backup ./sealstore
@@ -48,10 +46,14 @@ step go test -count=1 -timeout 20m -run "$memory" ./cmd/icn-p11
 # The clients of the built module run anew each time, since go test does not
 # see that the module has changed, and without the race detector, which sees
 # nothing of the module either.
-step go test -count=1 -timeout 30m ./test/conformance ./test/p11tool
-for script in test/chost/*.sh test/clients/*.sh; do
+step go test -count=1 -timeout 30m ./test/build ./test/conformance ./test/p11tool
+for script in test/chost/*.sh test/clients/*.sh test/bench.sh; do
     step "$script"
 done
+# A look, for the seconds that are given, at what make fuzz and make soak do for
+# longer.
+step test/fuzz/run.sh 5
+step test/soak/run.sh 20
 
 for f in "${failed[@]}"; do
     echo "FAILED: $f"
