@@ -398,10 +398,7 @@ func TestCommandMemoryOfAgent(t *testing.T) {
 			cmd := w.start(nil, []string{user}, "agent", label, "--pin-source=fd:0", "--socket", path)
 			defer cmd.Wait()
 			defer cmd.Process.Kill()
-			for deadline := time.Now().Add(time.Minute); ; time.Sleep(time.Millisecond) {
-				if _, err := os.Lstat(path); err == nil {
-					break
-				}
+			for deadline := time.Now().Add(time.Minute); !listens(t, path); time.Sleep(time.Millisecond) {
 				if time.Now().After(deadline) {
 					t.Fatal("the agent does not listen")
 				}

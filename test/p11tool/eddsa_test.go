@@ -232,7 +232,8 @@ func TestSignOperation(t *testing.T) {
 		// What C_SignInit and C_VerifyInit refuse.
 		want(t, "C_SignInit with a public key", c.SignInit(c.s, mech(ckmEdDSA), pub), pkcs11.CKR_KEY_TYPE_INCONSISTENT, pkcs11.CKR_KEY_FUNCTION_NOT_PERMITTED)
 		want(t, "C_SignInit with no key", c.SignInit(c.s, mech(ckmEdDSA), 4711), pkcs11.CKR_KEY_HANDLE_INVALID, pkcs11.CKR_OBJECT_HANDLE_INVALID)
-		want(t, "C_SignInit with ECDSA", c.SignInit(c.s, mech(pkcs11.CKM_ECDSA), priv), pkcs11.CKR_MECHANISM_INVALID)
+		want(t, "C_SignInit with ECDSA", c.SignInit(c.s, mech(pkcs11.CKM_ECDSA), priv), pkcs11.CKR_KEY_TYPE_INCONSISTENT)
+		want(t, "C_SignInit with RSA", c.SignInit(c.s, mech(pkcs11.CKM_RSA_PKCS), priv), pkcs11.CKR_MECHANISM_INVALID)
 		want(t, "C_SignInit with a digest", c.SignInit(c.s, mech(pkcs11.CKM_SHA256), priv), pkcs11.CKR_MECHANISM_INVALID)
 		want(t, "C_SignInit with a short parameter", c.SignInit(c.s, mech(ckmEdDSA, make([]byte, 23)...), priv), pkcs11.CKR_MECHANISM_PARAM_INVALID)
 		long, free := EdDSAParams(false, make([]byte, 256))
