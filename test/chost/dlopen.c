@@ -57,6 +57,8 @@ static void signals_after_initialize(void)
 	sigemptyset(&after);
 	load_module();
 	signal(SIGUSR1, host_handler);
+	signal(SIGTERM, SIG_DFL);
+	signal(SIGINT, SIG_DFL); /* who starts a job in the background ignores it */
 	pthread_sigmask(SIG_SETMASK, NULL, &before);
 	OK(p11->C_Initialize(NULL));
 	pthread_sigmask(SIG_SETMASK, NULL, &after);
