@@ -47,13 +47,11 @@ step go test -count=1 -timeout 20m -run "$memory" ./cmd/icn-p11
 # see that the module has changed, and without the race detector, which sees
 # nothing of the module either.
 step go test -count=1 -timeout 30m ./test/build ./test/conformance ./test/p11tool
-for script in test/chost/*.sh test/clients/*.sh test/bench.sh; do
+for script in test/chost/*.sh test/clients/*.sh; do
     step "$script"
 done
-# A look, for the seconds that are given, at what make fuzz and make soak do for
-# longer.
+# A look, for some seconds, at what make fuzz does for longer.
 step test/fuzz/run.sh 5
-step test/soak/run.sh 20
 
 for f in "${failed[@]}"; do
     echo "FAILED: $f"
