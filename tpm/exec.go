@@ -29,21 +29,45 @@ type command struct {
 // exec runs a command that s authorises (Part 1, 18 and 19). It gives
 // the answer's parameters, decrypted in page, which may be the page that
 // holds the command's.
+//
+// What is encrypted and decrypted goes through vector registers, and a signal
+// would leave them on a stack while the TPM is waited for: hence Compute.
 func (t *TPM) exec(c command, s *warmSession, page []byte) (out []byte, err error) {
-	secmem.Do(func() { out, err = t.execute(c, s, page) })
-	return out, err
-}
-
-func (t *TPM) execute(c command, s *warmSession, page []byte) ([]byte, error) {
 	if err := s.NewNonceCaller(); err != nil {
 		return nil, err
 	}
 	if len(c.params) >= 2 {
 		n := int(binary.BigEndian.Uint16(c.params))
-		if err := s.Encrypt(c.params[2 : 2+n]); err != nil {
+		secmem.Compute(func() { err = s.Encrypt(c.params[2 : 2+n]) })
+		if err != nil {
 			return nil, err
 		}
 	}
+	var params []byte
+	secmem.Do(func() { params, err = t.execute(c, s) })
+	if err != nil {
+		return nil, err
+	}
+	if len(params) > len(page) {
+		return nil, errFrame
+	}
+	out = page[:copy(page, params)]
+	if len(out) >= 2 {
+		n := int(binary.BigEndian.Uint16(out))
+		if 2+n > len(out) {
+			return nil, errFrame
+		}
+		secmem.Compute(func() { err = s.Decrypt(out[2 : 2+n]) })
+		if err != nil {
+			return nil, err
+		}
+	}
+	return out, nil
+}
+
+// execute sends a command whose parameters are encrypted, and gives those of the
+// answer as they came.
+func (t *TPM) execute(c command, s *warmSession) ([]byte, error) {
 	auth, err := s.Authorize(c.code, c.params, nil, c.names, 0)
 	if err != nil {
 		return nil, err
@@ -85,20 +109,7 @@ func (t *TPM) execute(c command, s *warmSession, page []byte) ([]byte, error) {
 	if err := s.Validate(tpm2.TPMRCSuccess, c.code, params, c.names, 0, validation); err != nil {
 		return nil, fmt.Errorf("%w: %w", errFrame, err)
 	}
-	if len(params) > len(page) {
-		return nil, errFrame
-	}
-	out := page[:copy(page, params)]
-	if len(out) >= 2 {
-		n := int(binary.BigEndian.Uint16(out))
-		if 2+n > len(out) {
-			return nil, errFrame
-		}
-		if err := s.Decrypt(out[2 : 2+n]); err != nil {
-			return nil, err
-		}
-	}
-	return out, nil
+	return params, nil
 }
 
 // Bits of TPMA_SESSION (Part 2, 8.4).
