@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"math"
 	"math/rand/v2"
 	"net"
 	"os"
@@ -108,80 +107,9 @@ func plain(err error) error {
 }
 
 // socket is a connected socket in a process that is not ours.
-type socket struct {
-	net.Conn
-	deadline time.Time
-	// asked is set from a write until something is read: the answer is not
-	// there yet.
-	asked bool
-}
+type socket struct{ net.Conn }
 
-func newSocket(c net.Conn) *socket { return &socket{Conn: c} }
-
-func (s *socket) SetDeadline(t time.Time) error {
-	s.deadline = t
-	return s.Conn.SetDeadline(t)
-}
-
-// Read waits on the thread of the caller. The runtime would park the goroutine
-// and have another thread wait for the socket, and hand what comes back to
-// this one, which the host's call is bound to: that takes as long as a software
-// TPM takes for a command.
-func (s *socket) Read(p []byte) (n int, err error) {
-	raw, err := s.Conn.(syscall.Conn).SyscallConn()
-	if err != nil {
-		return 0, err
-	}
-	e := raw.Read(func(fd uintptr) bool {
-		for {
-			if s.asked {
-				if err = readable(int(fd), s.deadline); err != nil {
-					return true
-				}
-				s.asked = false
-			}
-			// The race detector knows that a read follows the write only of what
-			// package syscall does, as everybody else here uses.
-			switch n, err = syscall.Read(int(fd), p); err {
-			case syscall.EINTR:
-			case syscall.EAGAIN:
-				s.asked = true
-			default:
-				return true
-			}
-		}
-	})
-	switch {
-	case e != nil:
-		return 0, e
-	case err != nil:
-		return 0, err
-	case n == 0 && len(p) > 0:
-		return 0, io.EOF
-	}
-	return n, nil
-}
-
-// readable waits until there is something to read, or the other side has gone.
-func readable(fd int, deadline time.Time) error {
-	for {
-		wait := -1
-		if !deadline.IsZero() {
-			left := time.Until(deadline)
-			if left <= 0 {
-				return os.ErrDeadlineExceeded
-			}
-			wait = int(min(left.Milliseconds(), math.MaxInt32-1)) + 1
-		}
-		n, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, wait)
-		if err != nil && err != unix.EINTR {
-			return err
-		}
-		if n > 0 {
-			return nil
-		}
-	}
-}
+func newSocket(c net.Conn) *socket { return &socket{c} }
 
 // Write raises no SIGPIPE, which would end a host that has set the default
 // action for it.
@@ -190,7 +118,6 @@ func (s *socket) Write(p []byte) (n int, err error) {
 	if err != nil {
 		return 0, err
 	}
-	s.asked = true
 	for n < len(p) {
 		var sent int
 		e := raw.Write(func(fd uintptr) bool {
