@@ -27,12 +27,7 @@ func go_C_DigestInit(s C.CK_SESSION_HANDLE, m C.CK_MECHANISM_PTR) (rv C.CK_RV) {
 //export go_C_Digest
 func go_C_Digest(s C.CK_SESSION_HANDLE, p C.CK_BYTE_PTR, np C.CK_ULONG, o C.CK_BYTE_PTR, no C.CK_ULONG_PTR) (rv C.CK_RV) {
 	defer guard("C_Digest", &rv)
-	data, ok := in(p, np)
-	out, okOut := output(o, no)
-	if !ok || !okOut {
-		return refuse(s, p11.CKF_DIGEST)
-	}
-	return produced(&out, no, module.Digest(p11.SessionHandle(s), data, &out))
+	return crypt(s, p, np, o, no, p11.CKF_DIGEST, module.Digest)
 }
 
 //export go_C_DigestUpdate
@@ -54,24 +49,13 @@ func go_C_DigestKey(s C.CK_SESSION_HANDLE, key C.CK_OBJECT_HANDLE) (rv C.CK_RV) 
 //export go_C_DigestFinal
 func go_C_DigestFinal(s C.CK_SESSION_HANDLE, o C.CK_BYTE_PTR, no C.CK_ULONG_PTR) (rv C.CK_RV) {
 	defer guard("C_DigestFinal", &rv)
-	out, ok := output(o, no)
-	if !ok {
-		return refuse(s, p11.CKF_DIGEST)
-	}
-	return produced(&out, no, module.DigestFinal(p11.SessionHandle(s), &out))
+	return finish(s, o, no, p11.CKF_DIGEST, module.DigestFinal)
 }
 
 //export go_C_SignInit
 func go_C_SignInit(s C.CK_SESSION_HANDLE, m C.CK_MECHANISM_PTR, key C.CK_OBJECT_HANDLE) (rv C.CK_RV) {
 	defer guard("C_SignInit", &rv)
-	if m == nil {
-		return cancel(s, p11.CKF_SIGN)
-	}
-	mech, ok := mechanism(m)
-	if !ok {
-		return refuse(s, 0)
-	}
-	return code(module.SignInit(p11.SessionHandle(s), mech, p11.ObjectHandle(key)))
+	return begin(s, m, key, p11.CKF_SIGN, module.SignInit)
 }
 
 // go_C_Sign runs on the caller's thread from end to end and makes nothing on
@@ -102,24 +86,13 @@ func go_C_SignUpdate(s C.CK_SESSION_HANDLE, p C.CK_BYTE_PTR, np C.CK_ULONG) (rv 
 //export go_C_SignFinal
 func go_C_SignFinal(s C.CK_SESSION_HANDLE, o C.CK_BYTE_PTR, no C.CK_ULONG_PTR) (rv C.CK_RV) {
 	defer guard("C_SignFinal", &rv)
-	out, ok := output(o, no)
-	if !ok {
-		return refuse(s, p11.CKF_SIGN)
-	}
-	return produced(&out, no, module.SignFinal(p11.SessionHandle(s), &out))
+	return finish(s, o, no, p11.CKF_SIGN, module.SignFinal)
 }
 
 //export go_C_VerifyInit
 func go_C_VerifyInit(s C.CK_SESSION_HANDLE, m C.CK_MECHANISM_PTR, key C.CK_OBJECT_HANDLE) (rv C.CK_RV) {
 	defer guard("C_VerifyInit", &rv)
-	if m == nil {
-		return cancel(s, p11.CKF_VERIFY)
-	}
-	mech, ok := mechanism(m)
-	if !ok {
-		return refuse(s, 0)
-	}
-	return code(module.VerifyInit(p11.SessionHandle(s), mech, p11.ObjectHandle(key)))
+	return begin(s, m, key, p11.CKF_VERIFY, module.VerifyInit)
 }
 
 //export go_C_Verify
@@ -156,14 +129,7 @@ func go_C_VerifyFinal(s C.CK_SESSION_HANDLE, g C.CK_BYTE_PTR, ng C.CK_ULONG) (rv
 //export go_C_EncryptInit
 func go_C_EncryptInit(s C.CK_SESSION_HANDLE, m C.CK_MECHANISM_PTR, key C.CK_OBJECT_HANDLE) (rv C.CK_RV) {
 	defer guard("C_EncryptInit", &rv)
-	if m == nil {
-		return cancel(s, p11.CKF_ENCRYPT)
-	}
-	mech, ok := mechanism(m)
-	if !ok {
-		return refuse(s, 0)
-	}
-	return code(module.EncryptInit(p11.SessionHandle(s), mech, p11.ObjectHandle(key)))
+	return begin(s, m, key, p11.CKF_ENCRYPT, module.EncryptInit)
 }
 
 //export go_C_Encrypt
@@ -181,24 +147,13 @@ func go_C_EncryptUpdate(s C.CK_SESSION_HANDLE, p C.CK_BYTE_PTR, np C.CK_ULONG, o
 //export go_C_EncryptFinal
 func go_C_EncryptFinal(s C.CK_SESSION_HANDLE, o C.CK_BYTE_PTR, no C.CK_ULONG_PTR) (rv C.CK_RV) {
 	defer guard("C_EncryptFinal", &rv)
-	out, ok := output(o, no)
-	if !ok {
-		return refuse(s, p11.CKF_ENCRYPT)
-	}
-	return produced(&out, no, module.EncryptFinal(p11.SessionHandle(s), &out))
+	return finish(s, o, no, p11.CKF_ENCRYPT, module.EncryptFinal)
 }
 
 //export go_C_DecryptInit
 func go_C_DecryptInit(s C.CK_SESSION_HANDLE, m C.CK_MECHANISM_PTR, key C.CK_OBJECT_HANDLE) (rv C.CK_RV) {
 	defer guard("C_DecryptInit", &rv)
-	if m == nil {
-		return cancel(s, p11.CKF_DECRYPT)
-	}
-	mech, ok := mechanism(m)
-	if !ok {
-		return refuse(s, 0)
-	}
-	return code(module.DecryptInit(p11.SessionHandle(s), mech, p11.ObjectHandle(key)))
+	return begin(s, m, key, p11.CKF_DECRYPT, module.DecryptInit)
 }
 
 //export go_C_Decrypt
@@ -216,11 +171,7 @@ func go_C_DecryptUpdate(s C.CK_SESSION_HANDLE, p C.CK_BYTE_PTR, np C.CK_ULONG, o
 //export go_C_DecryptFinal
 func go_C_DecryptFinal(s C.CK_SESSION_HANDLE, o C.CK_BYTE_PTR, no C.CK_ULONG_PTR) (rv C.CK_RV) {
 	defer guard("C_DecryptFinal", &rv)
-	out, ok := output(o, no)
-	if !ok {
-		return refuse(s, p11.CKF_DECRYPT)
-	}
-	return produced(&out, no, module.DecryptFinal(p11.SessionHandle(s), &out))
+	return finish(s, o, no, p11.CKF_DECRYPT, module.DecryptFinal)
 }
 
 //export go_C_DigestEncryptUpdate
@@ -245,6 +196,27 @@ func go_C_SignEncryptUpdate(s C.CK_SESSION_HANDLE, p C.CK_BYTE_PTR, np C.CK_ULON
 func go_C_DecryptVerifyUpdate(s C.CK_SESSION_HANDLE, p C.CK_BYTE_PTR, np C.CK_ULONG, o C.CK_BYTE_PTR, no C.CK_ULONG_PTR) (rv C.CK_RV) {
 	defer guard("C_DecryptVerifyUpdate", &rv)
 	return crypt(s, p, np, o, no, p11.CKF_DECRYPT|p11.CKF_VERIFY, module.DecryptVerifyUpdate)
+}
+
+// begin is what the functions do that start an operation with a key.
+func begin(s C.CK_SESSION_HANDLE, m C.CK_MECHANISM_PTR, key C.CK_OBJECT_HANDLE, function uint, f func(p11.SessionHandle, p11.Mechanism, p11.ObjectHandle) error) C.CK_RV {
+	if m == nil {
+		return cancel(s, function)
+	}
+	mech, ok := mechanism(m)
+	if !ok {
+		return refuse(s, 0)
+	}
+	return code(f(p11.SessionHandle(s), mech, p11.ObjectHandle(key)))
+}
+
+// finish is what the functions do that end an operation with its last data.
+func finish(s C.CK_SESSION_HANDLE, o C.CK_BYTE_PTR, no C.CK_ULONG_PTR, function uint, f func(p11.SessionHandle, *p11.Output) error) C.CK_RV {
+	out, ok := output(o, no)
+	if !ok {
+		return refuse(s, function)
+	}
+	return produced(&out, no, f(p11.SessionHandle(s), &out))
 }
 
 // crypt is what the functions do that take data and give data. flags are those

@@ -142,7 +142,8 @@ func (l *library) deriveData(h SessionHandle, sess *session, d deriver, keys []*
 	return l.add(h, s, &object{attrs: a}, nil)
 }
 
-// parseSecret reads the template of a secret key that is derived, and finds its size: CKA_VALUE_LEN, the only one of its type, or usual.
+// parseSecret reads the template of a secret key that is derived, and finds its
+// size: CKA_VALUE_LEN, the only one of its type, or usual.
 func (l *library) parseSecret(sess *session, tmpl []Attribute, usual int) (attrs, int, error) {
 	if v, ok := given(tmpl, CKA_CLASS); ok && ulongOf(v) != CKO_SECRET_KEY {
 		return nil, 0, CKR_TEMPLATE_INCONSISTENT
