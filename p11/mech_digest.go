@@ -30,6 +30,17 @@ var digestMechanisms = []mechanism{
 	digestRow(CKM_SHA3_512, func() hash.Hash { return sha3.New512() }),
 }
 
+// hashOf is the hash of a digest mechanism, for what makes keys with it; nil where
+// there is none, or it is SHA-1.
+func hashOf(t MechanismType) func() hasher {
+	for _, row := range digestMechanisms {
+		if row.typ == t && t != CKM_SHA_1 {
+			return row.digest
+		}
+	}
+	return nil
+}
+
 type digestOp struct {
 	mech  MechanismType
 	hash  hasher

@@ -3,9 +3,6 @@ package p11
 import (
 	"bytes"
 	"crypto/hkdf"
-	"crypto/sha256"
-	"crypto/sha3"
-	"crypto/sha512"
 	"hash"
 
 	"github.com/InterCooperative-Network/icn-p11/internal/secmem"
@@ -34,13 +31,6 @@ const (
 	CKF_HKDF_SALT_KEY  uint = 4
 )
 
-var hkdfHashes = map[MechanismType]func() hash.Hash{
-	CKM_SHA224: sha256.New224, CKM_SHA256: sha256.New, CKM_SHA384: sha512.New384, CKM_SHA512: sha512.New,
-	CKM_SHA512_224: sha512.New512_224, CKM_SHA512_256: sha512.New512_256,
-	CKM_SHA3_224: func() hash.Hash { return sha3.New224() }, CKM_SHA3_256: func() hash.Hash { return sha3.New256() },
-	CKM_SHA3_384: func() hash.Hash { return sha3.New384() }, CKM_SHA3_512: func() hash.Hash { return sha3.New512() },
-}
-
 type hkdfRun struct {
 	extract, expand bool
 	newHash         func() hash.Hash
@@ -55,7 +45,7 @@ func parseHKDF(param any) (deriver, error) {
 	if !ok {
 		return nil, CKR_MECHANISM_PARAM_INVALID
 	}
-	r := &hkdfRun{extract: p.Extract, expand: p.Expand, newHash: hkdfHashes[p.PRF]}
+	r := &hkdfRun{extract: p.Extract, expand: p.Expand, newHash: hashOf(p.PRF)}
 	if r.newHash == nil || !p.Extract && !p.Expand || len(p.Salt) > maxValue || len(p.Info) > maxValue {
 		return nil, CKR_MECHANISM_PARAM_INVALID
 	}
