@@ -42,7 +42,7 @@ func (m *mssim) open(timeout time.Duration) (conn, error) {
 	if err != nil {
 		return nil, &lostError{m.openError(err, timeout), false}
 	}
-	return &envelope{stream{newSocket(c)}}, nil
+	return &envelope{stream{socket{c}}}, nil
 }
 
 // powerOn switches the TPM on, which changes nothing where it is on. swtpm,
@@ -53,7 +53,7 @@ func (m *mssim) powerOn(timeout time.Duration) {
 	if err != nil {
 		return
 	}
-	s := &stream{newSocket(c)}
+	s := &stream{socket{c}}
 	defer s.Close()
 	s.SetDeadline(time.Now().Add(timeout))
 	for _, command := range []uint32{mssimPowerOn, mssimNVOn} {

@@ -49,7 +49,7 @@ func (p *program) open(time.Duration) (conn, error) {
 		ours.Close()
 		return nil, &lostError{advice.With(fmt.Errorf("%s: %w", p, err), "correct device_path"), false}
 	}
-	return &running{stream: stream{newSocket(ours)}, cmd: cmd, says: says}, nil
+	return &running{stream: stream{socket{ours}}, cmd: cmd, says: says}, nil
 }
 
 // programEnvironment is what a command gets of the environment: what it may

@@ -45,7 +45,7 @@ func (s *swtpm) open(timeout time.Duration) (conn, error) {
 	if err != nil {
 		return nil, &lostError{s.openError(err, timeout), false}
 	}
-	return &stream{newSocket(c)}, nil
+	return &stream{socket{c}}, nil
 }
 
 // dialPatiently waits for a server that has others in its queue, or is being
@@ -109,11 +109,9 @@ func plain(err error) error {
 // socket is a connected socket in a process that is not ours.
 type socket struct{ net.Conn }
 
-func newSocket(c net.Conn) *socket { return &socket{c} }
-
 // Write raises no SIGPIPE, which would end a host that has set the default
 // action for it.
-func (s *socket) Write(p []byte) (n int, err error) {
+func (s socket) Write(p []byte) (n int, err error) {
 	raw, err := s.Conn.(syscall.Conn).SyscallConn()
 	if err != nil {
 		return 0, err
@@ -138,7 +136,7 @@ func (s *socket) Write(p []byte) (n int, err error) {
 
 // Close shuts the connection down first: a child that was forked meanwhile
 // has a copy of the descriptor, and the other side would go on waiting for it.
-func (s *socket) Close() error {
+func (s socket) Close() error {
 	if raw, err := s.Conn.(syscall.Conn).SyscallConn(); err == nil {
 		raw.Control(func(fd uintptr) { syscall.Shutdown(int(fd), syscall.SHUT_RDWR) })
 	}

@@ -67,7 +67,7 @@ func (b *tabrmd) open(timeout time.Duration) (conn, error) {
 		bus.Close()
 		return nil, &lostError{fmt.Errorf("%s: %w", b, err), false}
 	}
-	return &brokered{stream{newSocket(c)}, bus}, nil
+	return &brokered{stream{socket{c}}, bus}, nil
 }
 
 func (b *tabrmd) openError(err error, timeout time.Duration) error {
@@ -148,9 +148,9 @@ func dialBus(ctx context.Context, addresses string) (*bus, error) {
 		if c, err = d.DialContext(ctx, "unix", path); err != nil {
 			continue
 		}
-		b := &bus{stream: stream{newSocket(c)}, conn: c.(*net.UnixConn)}
+		b := &bus{stream: stream{socket{c}}, conn: c.(*net.UnixConn)}
 		if deadline, ok := ctx.Deadline(); ok {
-			b.SetDeadline(deadline)
+			c.SetDeadline(deadline)
 		}
 		if err = b.authenticate(); err == nil {
 			return b, nil
