@@ -257,7 +257,7 @@ func (l *library) stepOp(sess *session, op *cipherOp, data []byte, last bool, ou
 	run := op.run.clone()
 	var text []byte
 	process := func(key []byte) (err error) {
-		secmem.Do(func() { text, err = run.next(key, op.decrypt, data, last) })
+		secmem.Compute(func() { text, err = run.next(key, op.decrypt, data, last) })
 		return err
 	}
 	if last && op.live == nil {

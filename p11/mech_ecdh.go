@@ -85,7 +85,7 @@ func (d *ecdh) derive(dst, key, _ []byte) error {
 		secmem.Copy(dst, z.Bytes()[x25519.Size-len(dst):])
 		return nil
 	}
-	secmem.Do(func() { deriveX963(dst, d.newHash(), z.Bytes(), d.shared) })
+	secmem.Compute(func() { deriveX963(dst, d.newHash(), z.Bytes(), d.shared) })
 	return nil
 }
 

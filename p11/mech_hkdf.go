@@ -78,7 +78,7 @@ func (r *hkdfRun) most() int {
 }
 
 func (r *hkdfRun) derive(dst, key, saltKey []byte) (err error) {
-	secmem.Do(func() {
+	secmem.Compute(func() {
 		prk, salt := key, r.salt
 		if saltKey != nil {
 			salt = saltKey

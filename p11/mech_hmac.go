@@ -56,7 +56,7 @@ func (m *mechanism) macSize(param any) (int, error) {
 // macWith writes the first len(out) bytes of a message's code.
 func (l *library) macWith(s *slot, op *messageOp, message, out []byte) error {
 	return l.withKey(s, op.key, func(key []byte) error {
-		secmem.Do(func() {
+		secmem.Compute(func() {
 			h := hmac.New(op.row.mac, key)
 			h.Write(message)
 			copy(out, h.Sum(nil))

@@ -53,7 +53,7 @@ func (l *library) random(out []byte) error {
 	copy(in[2*tpmEntropy:], l.pool.data[:])
 	l.pool.mu.Unlock()
 	rand.Read(out)
-	secmem.Do(func() {
+	secmem.Compute(func() {
 		var block [64]byte
 		x := sha3.NewSHAKE256()
 		x.Write(in)

@@ -72,7 +72,7 @@ func aesCheck(key []byte) []byte {
 
 // checkValue computes CKA_CHECK_VALUE of a secret key.
 func checkValue(keyType uint, key []byte) (v []byte) {
-	secmem.Do(func() { v = secretTypes[keyType].check(key) })
+	secmem.Compute(func() { v = secretTypes[keyType].check(key) })
 	return v
 }
 

@@ -138,7 +138,7 @@ func (m *Module) WrapKey(h SessionHandle, mech Mechanism, wrapping, key ObjectHa
 	}
 	var wrapped []byte
 	err = l.withKey(s, w, func(kek []byte) (err error) {
-		secmem.Do(func() { wrapped, err = run(kek, text.Bytes()[:n]) })
+		secmem.Compute(func() { wrapped, err = run(kek, text.Bytes()[:n]) })
 		return err
 	})
 	switch {
@@ -215,7 +215,7 @@ func (m *Module) UnwrapKey(h SessionHandle, mech Mechanism, unwrapping ObjectHan
 	defer secret.Destroy()
 	n := 0
 	err = l.withKey(s, w, func(kek []byte) (err error) {
-		secmem.Do(func() {
+		secmem.Compute(func() {
 			var text []byte
 			text, err = run(kek, wrapped)
 			n = copy(secret.Bytes(), text)

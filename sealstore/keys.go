@@ -136,7 +136,7 @@ func (k *keyring) checkMAC(f *tokenFile) error {
 }
 
 // seal encrypts a body into f. The cipher copies its key to the heap, so it
-// lives for one call only, inside secmem.Do.
+// lives for one call only, inside secmem.Compute.
 func (k *keyring) seal(f *objectFile, body []byte) error {
 	if _, err := rand.Read(f.Nonce[:]); err != nil {
 		return err
@@ -144,7 +144,7 @@ func (k *keyring) seal(f *objectFile, body []byte) error {
 	ad := f.header(len(body) + overhead)
 	out := make([]byte, 0, len(body)+overhead)
 	var err error
-	secmem.Do(func() {
+	secmem.Compute(func() {
 		c, e := chacha20poly1305.NewX(k.bodyKey())
 		if e != nil {
 			err = e
@@ -161,7 +161,7 @@ func (k *keyring) open(f *objectFile) ([]byte, error) {
 	ad := f.header(len(f.Ciphertext))
 	out := make([]byte, 0, len(f.Ciphertext))
 	var err error
-	secmem.Do(func() {
+	secmem.Compute(func() {
 		c, e := chacha20poly1305.NewX(k.bodyKey())
 		if e != nil {
 			err = e
@@ -266,7 +266,8 @@ func pinAuth(r Role, k kdf, pin []byte) (*secmem.Buffer, error) {
 	if err != nil {
 		return nil, fmt.Errorf("secret memory: %w", err)
 	}
-	secmem.Do(func() {
+	var sum []byte
+	secmem.Compute(func() {
 		b := in.Bytes()
 		label := labelUserPIN
 		if r == SO {
@@ -278,7 +279,9 @@ func pinAuth(r Role, k kdf, pin []byte) (*secmem.Buffer, error) {
 		copy(b[prehashBlock+1:], pin)
 		h := sha512.New()
 		h.Write(b[:prehashSize])
-		sum := h.Sum(b[prehashSize:prehashSize])
+		sum = h.Sum(b[prehashSize:prehashSize])
+	})
+	secmem.Do(func() {
 		key := argon2.IDKey(sum, k.Salt[:], k.Passes, k.Memory, k.Lanes, authBytes)
 		base64.RawURLEncoding.Encode(auth.Bytes(), key)
 		secmem.Wipe(key)

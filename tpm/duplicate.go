@@ -99,7 +99,7 @@ func WrapFor(root, secret, auth []byte) (d Duplicate, err error) {
 		return d, err
 	}
 	defer page.Destroy()
-	secmem.Do(func() { d, err = wrap(parent, secret, auth, page.Bytes()) })
+	secmem.Compute(func() { d, err = wrap(parent, secret, auth, page.Bytes()) })
 	return d, err
 }
 

@@ -437,7 +437,7 @@ func Credential(ekPublic, name, secret []byte) (credential []byte, err error) {
 		return nil, fmt.Errorf("the endorsement key is of no use: %w", err)
 	}
 	var object, encrypted []byte
-	secmem.Do(func() { object, encrypted, err = tpm2.CreateCredential(rand.Reader, key, name, secret) })
+	secmem.Compute(func() { object, encrypted, err = tpm2.CreateCredential(rand.Reader, key, name, secret) })
 	if err != nil {
 		return nil, fmt.Errorf("encrypting to the endorsement key: %w", err)
 	}

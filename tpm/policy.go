@@ -182,7 +182,7 @@ func ecdsaPublic(attributes tpm2.TPMAObject, x, y []byte) tpm2.TPMTPublic {
 
 // Approver implements sealstore.Sealer. The result is a TPMT_PUBLIC.
 func (t *TPM) Approver(secret []byte) (public []byte, err error) {
-	secmem.Do(func() {
+	secmem.Compute(func() {
 		var k *ecdsa.PrivateKey
 		if k, err = approverKey(secret); err != nil {
 			return
@@ -216,7 +216,7 @@ func (t *TPM) Approve(b *sealstore.Binding, values [][]byte, secret []byte) (a s
 		return a, err
 	}
 	digest := sha256.Sum256(policy.Buffer) // of approvedPolicy and an empty policyRef
-	secmem.Do(func() {
+	secmem.Compute(func() {
 		var k *ecdsa.PrivateKey
 		if k, err = approverKey(secret); err != nil {
 			return

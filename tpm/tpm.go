@@ -579,7 +579,7 @@ func (t *TPM) session(srk *rootKey, auth []byte, dir direction) (*warmSession, e
 		if w.auth, err = secmem.New(len(auth)); err != nil {
 			return nil, err
 		}
-		copy(w.auth.Bytes(), auth)
+		secmem.Copy(w.auth.Bytes(), auth)
 		opts = append(opts, tpm2.Auth(w.auth.Bytes()))
 	}
 	switch dir {

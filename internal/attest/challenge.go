@@ -91,7 +91,7 @@ func (c *Challenge) Respond(secret []byte) *Response {
 
 // responseMAC binds the answer to the evidence that the challenge was for.
 func responseMAC(digest, secret []byte) (mac []byte) {
-	secmem.Do(func() {
+	secmem.Compute(func() {
 		h := hmac.New(sha256.New, secret)
 		h.Write([]byte("icn-p11 attestation response v1\x00"))
 		h.Write(digest)

@@ -136,10 +136,10 @@ func Encrypt(b *Backup, to *Recipients, text bool) (*Written, error) {
 	}
 	out := &Written{of: b, to: to}
 	var data bytes.Buffer
-	secmem.Do(func() {
+	secmem.Compute(func() {
 		var w io.WriteCloser
 		if w, err = age.Encrypt(&data, to.recipients(&out.key)...); err == nil {
-			secmem.Compute(func() { err = write(w, p, secrets) })
+			err = write(w, p, secrets)
 		}
 	})
 	reclaim()
@@ -217,7 +217,7 @@ func decrypt(data []byte, by func() ([]age.Identity, error)) (*Backup, error) {
 }
 
 func read(data []byte, by func() ([]age.Identity, error)) (b *Backup, err error) {
-	secmem.Do(func() {
+	secmem.Compute(func() {
 		var ids []age.Identity
 		if ids, err = by(); err != nil {
 			return
@@ -227,7 +227,7 @@ func read(data []byte, by func() ([]age.Identity, error)) (b *Backup, err error)
 			err = refused(err)
 			return
 		}
-		secmem.Compute(func() { b, err = decode(payload{r}) })
+		b, err = decode(payload{r})
 	})
 	return b, err
 }

@@ -164,7 +164,7 @@ func WithFile(file, passphrase []byte) *Identity { return &Identity{passphrase, 
 
 // NeedsPassphrase tells whether a file is encrypted itself.
 func NeedsPassphrase(file []byte) (needs bool) {
-	secmem.Do(func() {
+	secmem.Compute(func() {
 		_, err := (&Identity{file: file}).identities()
 		needs = errors.Is(err, errNeedsPassphrase)
 	})
@@ -174,7 +174,7 @@ func NeedsPassphrase(file []byte) (needs bool) {
 var errNeedsPassphrase = errors.New("it is encrypted, and no passphrase was given")
 
 // identities are what age needs. What parses them leaves copies on the heap, so
-// it runs in secmem.Do.
+// it runs in secmem.Compute.
 func (i *Identity) identities() ([]age.Identity, error) {
 	if i.file == nil {
 		s, err := age.NewScryptIdentity(string(i.passphrase))

@@ -105,7 +105,7 @@ func Parse(data []byte) (*Blob, error) {
 	var b *Blob
 	var plain bool
 	var err error
-	secmem.Do(func() { b, plain, err = parse(data, nil) })
+	secmem.Compute(func() { b, plain, err = parse(data, nil) })
 	if err == nil && plain {
 		err = ErrPlaintext
 	}
@@ -123,7 +123,7 @@ func ParsePlaintext(dst, data []byte) (public [keySize]byte, err error) {
 	}
 	var b *Blob
 	var plain bool
-	secmem.Do(func() { b, plain, err = parse(data, dst) })
+	secmem.Compute(func() { b, plain, err = parse(data, dst) })
 	if err == nil && !plain {
 		err = errors.New("the blob is not of the kind that holds the seed in the clear")
 	}

@@ -49,7 +49,15 @@ func Parse(data []byte, passphrase func() ([]byte, error)) (seed *secmem.Buffer,
 	if seed, err = secmem.New(ed25519.SeedSize); err != nil {
 		return nil, "", err
 	}
-	secmem.Do(func() { format, err = parse(seed.Bytes(), data, passphrase) })
+	secmem.Compute(func() { format, err = parse(seed.Bytes(), data, nil) })
+	if errors.Is(err, errEncrypted) {
+		var pass []byte
+		if pass, err = passphrase(); err == nil && len(pass) == 0 {
+			err = ErrPassphrase
+		} else if err == nil {
+			secmem.Compute(func() { format, err = parse(seed.Bytes(), data, pass) })
+		}
+	}
 	if err != nil {
 		seed.Destroy()
 		return nil, "", err
@@ -63,7 +71,11 @@ const (
 	dash  = "-----"
 )
 
-func parse(seed, data []byte, passphrase func() ([]byte, error)) (format string, err error) {
+// errEncrypted asks for a passphrase.
+var errEncrypted = errors.New("the key is encrypted")
+
+// parse is Parse once a passphrase is there; nil is none yet.
+func parse(seed, data, passphrase []byte) (format string, err error) {
 	if len(data) == ed25519.SeedSize {
 		copy(seed, data)
 		return "bare seed", nil
@@ -150,16 +162,15 @@ func pkcs8(seed, der []byte) bool {
 }
 
 // openSSH reads what ssh-keygen writes. The library that does it leaves copies
-// on the heap, which secmem.Do has wiped where the toolchain can do that.
-func openSSH(seed, data []byte, passphrase func() ([]byte, error)) error {
+// on the heap, which secmem.Compute has wiped where the toolchain can do that.
+func openSSH(seed, data, passphrase []byte) error {
 	key, err := ssh.ParseRawPrivateKey(data)
 	var missing *ssh.PassphraseMissingError
 	if errors.As(err, &missing) {
-		pass, perr := passphrase()
-		if perr != nil {
-			return perr
+		if passphrase == nil {
+			return errEncrypted
 		}
-		key, err = ssh.ParseRawPrivateKeyWithPassphrase(data, pass)
+		key, err = ssh.ParseRawPrivateKeyWithPassphrase(data, passphrase)
 		if err != nil {
 			return ErrPassphrase
 		}

@@ -56,7 +56,7 @@ func NewOffer(secret []byte) (*Offer, error) {
 		return nil, err
 	}
 	var err error
-	secmem.Do(func() {
+	secmem.Compute(func() {
 		var k *ecdh.PrivateKey
 		if k, err = ecdh.X25519().GenerateKey(rand.Reader); err == nil {
 			raw := k.Bytes()

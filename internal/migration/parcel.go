@@ -144,7 +144,7 @@ func (k keys) auth() []byte {
 // agree computes the secret that two keys for X25519 share. A nil private half
 // draws one, and gives its public half.
 func (k keys) agree(secret []byte, with [KeySize]byte) (public []byte, err error) {
-	secmem.Do(func() {
+	secmem.Compute(func() {
 		curve := ecdh.X25519()
 		var private *ecdh.PrivateKey
 		if secret == nil {
@@ -198,7 +198,7 @@ func (p *Parcel) close(k keys, contents []byte) (err error) {
 	if _, err := rand.Read(p.nonce[:]); err != nil {
 		return err
 	}
-	secmem.Do(func() {
+	secmem.Compute(func() {
 		c, e := chacha20poly1305.NewX(k.contents())
 		if err = e; err == nil {
 			p.ciphertext = c.Seal(nil, p.nonce[:], contents, p.Header.encode())
@@ -210,7 +210,7 @@ func (p *Parcel) close(k keys, contents []byte) (err error) {
 var errAltered = errors.New("it was altered, or made for another offer than the one of its header")
 
 func (p *Parcel) open(k keys) (contents []byte, err error) {
-	secmem.Do(func() {
+	secmem.Compute(func() {
 		c, e := chacha20poly1305.NewX(k.contents())
 		if err = e; err == nil {
 			contents, err = c.Open(nil, p.nonce[:], p.ciphertext, p.Header.encode())

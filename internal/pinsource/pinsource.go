@@ -150,7 +150,7 @@ func (s Source) get(what string, fresh bool, least int, kind string) (*secmem.Bu
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", what, err)
 	}
-	copy(pin.Bytes(), buf.Bytes())
+	secmem.Copy(pin.Bytes(), buf.Bytes())
 	return pin, nil
 }
 
@@ -171,7 +171,9 @@ func (s Source) read(dst []byte, what string, fresh bool, least int) (int, error
 		if !ok {
 			return 0, errors.New("the variable is not set")
 		}
-		return copy(dst, v), nil
+		var n int
+		secmem.Compute(func() { n = copy(dst, v) })
+		return n, nil
 	case "fd":
 		fd, err := strconv.Atoi(s.arg)
 		if err != nil {

@@ -46,7 +46,9 @@ func prompt(dst []byte, what string, fresh bool, least int) (int, error) {
 	if err != nil {
 		return 0, err
 	}
-	if !bytes.Equal(dst[:n], again.Bytes()[:m]) {
+	var same bool
+	secmem.Compute(func() { same = bytes.Equal(dst[:n], again.Bytes()[:m]) })
+	if !same {
 		return 0, errors.New("the two entries differ")
 	}
 	return n, nil

@@ -82,7 +82,7 @@ func (v *vault) open(passphrase []byte) (*secmem.Buffer, error) {
 			return nil
 		}
 		if pin, err = secmem.New(len(opened)); err == nil {
-			copy(pin.Bytes(), opened)
+			secmem.Copy(pin.Bytes(), opened)
 		}
 		return err
 	})
@@ -104,7 +104,8 @@ func (v *vault) with(passphrase []byte, f func(key, nonce []byte) error) error {
 		return err
 	}
 	defer in.Destroy()
-	secmem.Do(func() {
+	var sum []byte
+	secmem.Compute(func() {
 		b := in.Bytes()
 		copy(b, vaultLabel)
 		copy(b[head-saltSize:], v.salt())
@@ -112,7 +113,9 @@ func (v *vault) with(passphrase []byte, f func(key, nonce []byte) error) error {
 		copy(b[head+2:], passphrase)
 		h := sha512.New()
 		h.Write(b[:size])
-		sum := h.Sum(b[size:size])
+		sum = h.Sum(b[size:size])
+	})
+	secmem.Do(func() {
 		key := argon2.IDKey(sum, v.salt(), vaultPasses, v.memory, vaultLanes, chacha20poly1305.KeySize+chacha20poly1305.NonceSize)
 		err = f(key[:chacha20poly1305.KeySize], key[chacha20poly1305.KeySize:])
 		secmem.Wipe(key)
