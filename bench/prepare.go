@@ -25,7 +25,6 @@ const (
 	shared   = "icn-p11 Ed25519, unsealed each time, shared TPM"
 
 	bare       = "bare edwards25519 signature"
-	masked     = "bare signature, signals held back"
 	stdSign    = "crypto/ed25519"
 	stdVerify  = "crypto/ed25519.Verify"
 	stdSHA256  = "crypto/sha256"
@@ -49,7 +48,6 @@ type bench struct {
 // each is the limit of.
 var limits = []struct{ name, function, operations string }{
 	{bare, "limit_edwards25519", "sign-32,sign-32-threads-2,sign-32-threads-8,sign-1MiB,sign-1MiB-threads-2,sign-1MiB-threads-8"},
-	{masked, "limit_masked", "sign-32"},
 	{stdSign, "limit_ed25519", "sign-32,sign-1MiB"},
 	{unsealSign, "limit_unseal", "sign-32"},
 	{stdVerify, "limit_verify", "verify-32"},

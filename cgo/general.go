@@ -4,10 +4,16 @@ package main
 import "C"
 
 import (
+	"sync"
 	"unsafe"
 
+	"github.com/InterCooperative-Network/icn-p11/internal/secmem/rseq"
 	"github.com/InterCooperative-Network/icn-p11/p11"
 )
+
+// spareSignals spares a signature the system calls that hold signals back, where
+// that can be.
+var spareSignals = sync.OnceFunc(func() { _ = rseq.Watch() })
 
 //export go_C_Initialize
 func go_C_Initialize(p C.CK_VOID_PTR) (rv C.CK_RV) {
@@ -24,6 +30,7 @@ func go_C_Initialize(p C.CK_VOID_PTR) (rv C.CK_RV) {
 			Reserved:     a.pReserved != nil,
 		}
 	}
+	spareSignals()
 	takeEnvironment(variables)
 	err := module.Initialize(args)
 	if err == nil {

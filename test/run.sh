@@ -40,7 +40,7 @@ step go test -race -timeout 20m -skip "$memory" -run 'Agent|Bar|Progress|SlowTPM
 step go test -timeout 30m -skip "$memory" ./cmd/icn-p11
 step go test -timeout 30m -run "Faults|$cases" "${packages[@]}"
 for experiment in noruntimesecret runtimesecret; do
-    step env GOEXPERIMENT=$experiment go test -count=1 -timeout 10m -run "$memory" ./internal/secmem ./internal/backup ./sealstore
+    step env GOEXPERIMENT=$experiment go test -count=1 -timeout 10m -run "$memory" ./internal/secmem/... ./internal/pinsource ./internal/backup ./sealstore
 done
 step go test -count=1 -timeout 20m -run "$memory" ./cmd/icn-p11
 # The clients of the built module run anew each time, since go test does not

@@ -19,7 +19,6 @@ import (
 	"net"
 	"os"
 	"path/filepath"
-	"runtime"
 	"sync"
 	"time"
 	"unsafe"
@@ -27,7 +26,6 @@ import (
 	"filippo.io/edwards25519"
 	"github.com/google/go-tpm/tpm2"
 	"github.com/google/go-tpm/tpm2/transport"
-	"golang.org/x/sys/unix"
 )
 
 func main() {}
@@ -89,27 +87,6 @@ func sign(sig, msg []byte) {
 func limit_edwards25519(size, n C.ulong, took *C.ulong) C.int {
 	sig := make([]byte, ed25519.SignatureSize)
 	return measure(n, took, func() bool { sign(sig, message[:size]); return true })
-}
-
-// limit_masked is limit_edwards25519 with the signals of the thread held back
-// for each signature, as internal/secmem does it.
-//
-//export limit_masked
-func limit_masked(size, n C.ulong, took *C.ulong) C.int {
-	var all, old unix.Sigset_t
-	for i := range all.Val {
-		all.Val[i] = ^all.Val[i]
-	}
-	runtime.LockOSThread()
-	defer runtime.UnlockOSThread()
-	sig := make([]byte, ed25519.SignatureSize)
-	return measure(n, took, func() bool {
-		if unix.PthreadSigmask(unix.SIG_BLOCK, &all, &old) != nil {
-			return false
-		}
-		sign(sig, message[:size])
-		return unix.PthreadSigmask(unix.SIG_SETMASK, &old, nil) == nil
-	})
 }
 
 //export limit_ed25519

@@ -3,14 +3,19 @@ package memscantest
 
 import (
 	"bufio"
+	"crypto/rand"
 	"encoding/binary"
 	"fmt"
 	"os"
+	"runtime"
 	"slices"
 	"strings"
 	"sync"
 	"testing"
 
+	"golang.org/x/sys/unix"
+
+	"github.com/InterCooperative-Network/icn-p11/internal/secmem"
 	"github.com/InterCooperative-Network/icn-p11/sealstore"
 )
 
@@ -170,6 +175,36 @@ func Scan(t testing.TB, pid int, needles []Needle) (hits []Hit) {
 			}
 		}
 	})
+	return hits
+}
+
+// Interrupted has a signal come while the registers hold a secret in what run runs,
+// and gives where copies are left.
+func Interrupted(t testing.TB, run func(func())) (hits []Hit) {
+	t.Helper()
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	page, err := secmem.New(32)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer page.Destroy()
+	rand.Read(page.Bytes())
+	needle := Mask("secret", page.Bytes())
+	pid, tid := uintptr(unix.Getpid()), uintptr(unix.Gettid())
+	run(func() {
+		var on [32]byte
+		copy(on[:], page.Bytes())
+		// Go's own signal for preemption, which it ignores uncalled for. It
+		// comes before the call returns, unless it is held back.
+		unix.RawSyscall(unix.SYS_TGKILL, pid, tid, uintptr(unix.SIGURG))
+		runtime.KeepAlive(&on)
+	})
+	for _, h := range Scan(t, os.Getpid(), []Needle{needle}) {
+		if !h.Locked {
+			hits = append(hits, h)
+		}
+	}
 	return hits
 }
 

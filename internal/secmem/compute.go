@@ -20,13 +20,17 @@ var blocked = func() (set unix.Sigset_t) {
 	return
 }()
 
-// Compute is [Do] for an f that computes and does not wait for anything. It
-// holds signals back meanwhile, also those by which the Go runtime preempts:
-// for the time of a handler the kernel saves the registers on the signal
-// stack, where they remain until the next signal comes.
+// Compute is [Do] for an f that computes and does not wait for anything. For the
+// time of a handler the kernel saves the registers on the signal stack, where they
+// remain until the next signal comes; so Compute holds signals back meanwhile, also
+// those by which the Go runtime preempts, or wipes that stack after a signal
+// ([WatchSignals]).
 func Compute(f func()) {
-	runtime.LockOSThread() // the mask is the thread's
+	runtime.LockOSThread() // mask and signal stack are the thread's
 	defer runtime.UnlockOSThread()
+	if undisturbed(f) {
+		return
+	}
 	var old unix.Sigset_t
 	if unix.PthreadSigmask(unix.SIG_BLOCK, &blocked, &old) == nil {
 		defer unix.PthreadSigmask(unix.SIG_SETMASK, &old, nil)

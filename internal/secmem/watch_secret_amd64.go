@@ -1,0 +1,6 @@
+//go:build goexperiment.runtimesecret
+
+package secmem
+
+// signature is RSEQ_SIG of the C library (bits/rseq.h).
+const signature = 0x53053053
