@@ -70,15 +70,11 @@ func (t *Token) CreateKey(body []byte, d *DeviceKey) (Object, error) {
 
 // Sign signs a digest with the device's key of an object.
 func (t *Token) Sign(id ID, digest []byte) ([]byte, error) {
-	v, err := t.begin(true)
+	v, f, err := t.beginSealed(id, true, true)
 	if err != nil {
 		return nil, err
 	}
 	defer v.end()
-	f, err := v.sealed(id, true)
-	if err != nil {
-		return nil, err
-	}
 	k, err := v.ring(f.private())
 	if err != nil {
 		return nil, err

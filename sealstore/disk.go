@@ -70,10 +70,14 @@ func openDir(at int, name, path string) (*os.File, error) {
 	return os.NewFile(uintptr(fd), path), nil
 }
 
-func statAt(dir *os.File, name string) (fileID, error) {
+func statAt(dir *os.File, name string) (fileID, error) { return stat(int(dir.Fd()), name) }
+
+func statPath(path string) (fileID, error) { return stat(unix.AT_FDCWD, path) }
+
+func stat(dir int, name string) (fileID, error) {
 	var st unix.Stat_t
 	if err := retry(func() error {
-		return unix.Fstatat(int(dir.Fd()), name, &st, unix.AT_SYMLINK_NOFOLLOW)
+		return unix.Fstatat(dir, name, &st, unix.AT_SYMLINK_NOFOLLOW)
 	}); err != nil {
 		return fileID{}, err
 	}

@@ -629,15 +629,11 @@ func (t *Token) Unseal(id ID, dst []byte) (int, error) {
 }
 
 func (t *Token) unseal(id ID, dst []byte, public bool) (int, error) {
-	v, err := t.begin(public)
+	v, f, err := t.beginSealed(id, public, false)
 	if err != nil {
 		return 0, err
 	}
 	defer v.end()
-	f, err := v.sealed(id, false)
-	if err != nil {
-		return 0, err
-	}
 	k, err := v.ring(f.private())
 	if err != nil {
 		return 0, err
@@ -649,6 +645,57 @@ func (t *Token) unseal(id ID, dst []byte, public bool) (int, error) {
 	}
 	t.tell(EventUnseal)
 	return n, nil
+}
+
+// beginSealed is begin, and finds the seal of an object, or the key that the
+// device has made.
+func (t *Token) beginSealed(id ID, public, device bool) (*view, *objectFile, error) {
+	if v, f := t.known(id, public, device); v != nil {
+		return v, f, nil
+	}
+	v, err := t.begin(public)
+	if err != nil {
+		return nil, nil, err
+	}
+	f, err := v.sealed(id, device)
+	if err != nil {
+		v.end()
+		return nil, nil, err
+	}
+	return v, f, nil
+}
+
+// known is beginSealed where nothing has changed: two files that are those that
+// were read need no look into their directories. It gives nil where that is not
+// so, and where something is wrong.
+func (t *Token) known(id ID, public, device bool) (*view, *objectFile) {
+	t.mu.RLock()
+	f, o := t.knownFiles(id)
+	if f != nil && o.sealed() && o.device() == device && (!public || t.public != nil) {
+		if ok, err := t.fits(f); ok && err == nil {
+			return &view{t, nil, f}, o
+		}
+	}
+	t.mu.RUnlock()
+	return nil, nil
+}
+
+// knownFiles gives the token's file and an object's as they were read, if they
+// are still those.
+func (t *Token) knownFiles(id ID) (*tokenFile, *objectFile) {
+	t.cache.Lock()
+	defer t.cache.Unlock()
+	e := t.objects[id]
+	if t.file == nil || e == nil || !e.open || e.bad != nil || !t.fileID.settled(t.fileAt) || !e.id.settled(e.at) {
+		return nil, nil
+	}
+	if now, err := statPath(filepath.Join(t.path, tokenName)); err != nil || now != t.fileID {
+		return nil, nil
+	}
+	if now, err := statPath(filepath.Join(t.path, objectsName, idName(id))); err != nil || now != e.id {
+		return nil, nil
+	}
+	return t.file, e.file
 }
 
 // sealed finds the seal of an object, or the key that the device has made.

@@ -117,13 +117,15 @@ func (t *Token) read(dir *os.File) (*tokenFile, error) {
 // It holds Token.mu for reading until end.
 type view struct {
 	t    *Token
-	dir  *os.File
+	dir  *os.File // nil where nothing more is read
 	file *tokenFile
 }
 
 func (v *view) end() {
 	v.t.mu.RUnlock()
-	v.dir.Close()
+	if v.dir != nil {
+		v.dir.Close()
+	}
 }
 
 // begin brings the login in line with what is on disk: when the token has been
