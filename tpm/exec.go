@@ -30,44 +30,34 @@ type command struct {
 // the answer's parameters, decrypted in page, which may be the page that
 // holds the command's.
 //
-// What is encrypted and decrypted goes through vector registers, and a signal
-// would leave them on a stack while the TPM is waited for: hence Compute.
+// While the TPM is waited for, signals have the registers saved on a stack:
+// there are no secrets in them then, since all is computed in [secmem.Compute].
 func (t *TPM) exec(c command, s *warmSession, page []byte) (out []byte, err error) {
 	if err := s.NewNonceCaller(); err != nil {
 		return nil, err
 	}
-	if len(c.params) >= 2 {
-		n := int(binary.BigEndian.Uint16(c.params))
-		secmem.Compute(func() { err = s.Encrypt(c.params[2 : 2+n]) })
-		if err != nil {
-			return nil, err
-		}
-	}
-	var params []byte
-	secmem.Do(func() { params, err = t.execute(c, s) })
+	frame := make([]byte, 0, maxFrame)
+	secmem.Compute(func() { frame, err = c.authorised(s, frame) })
 	if err != nil {
 		return nil, err
 	}
-	if len(params) > len(page) {
-		return nil, errFrame
+	answer, err := t.link.Send(frame)
+	if err != nil {
+		return nil, err
 	}
-	out = page[:copy(page, params)]
-	if len(out) >= 2 {
-		n := int(binary.BigEndian.Uint16(out))
-		if 2+n > len(out) {
-			return nil, errFrame
-		}
-		secmem.Compute(func() { err = s.Decrypt(out[2 : 2+n]) })
-		if err != nil {
+	secmem.Compute(func() { out, err = c.answered(s, answer, page) })
+	return out, err
+}
+
+// authorised encrypts the command's first parameter, and appends the command
+// with its authorisations to frame.
+func (c *command) authorised(s *warmSession, frame []byte) ([]byte, error) {
+	if len(c.params) >= 2 {
+		n := int(binary.BigEndian.Uint16(c.params))
+		if err := s.Encrypt(c.params[2 : 2+n]); err != nil {
 			return nil, err
 		}
 	}
-	return out, nil
-}
-
-// execute sends a command whose parameters are encrypted, and gives those of the
-// answer as they came.
-func (t *TPM) execute(c command, s *warmSession) ([]byte, error) {
 	auth, err := s.Authorize(c.code, c.params, nil, c.names, 0)
 	if err != nil {
 		return nil, err
@@ -77,21 +67,20 @@ func (t *TPM) execute(c command, s *warmSession) ([]byte, error) {
 		area = tpm2.Marshal(tpm2.TPMSAuthCommand{Handle: tpm2.TPMRSPW})
 	}
 	area = appendAuth(area, auth)
-	frame := make([]byte, 0, 10+4*len(c.handles)+4+len(area)+len(c.params))
+	size := 10 + 4*len(c.handles) + 4 + len(area) + len(c.params)
 	frame = binary.BigEndian.AppendUint16(frame, uint16(tpm2.TPMSTSessions))
-	frame = binary.BigEndian.AppendUint32(frame, uint32(cap(frame)))
+	frame = binary.BigEndian.AppendUint32(frame, uint32(size))
 	frame = binary.BigEndian.AppendUint32(frame, uint32(c.code))
 	for _, h := range c.handles {
 		frame = binary.BigEndian.AppendUint32(frame, uint32(h))
 	}
 	frame = binary.BigEndian.AppendUint32(frame, uint32(len(area)))
 	frame = append(frame, area...)
-	frame = append(frame, c.params...) // encrypted by now
+	return append(frame, c.params...), nil // encrypted by now
+}
 
-	answer, err := t.link.Send(frame)
-	if err != nil {
-		return nil, err
-	}
+// answered checks an answer, and gives its parameters, decrypted, in page.
+func (c *command) answered(s *warmSession, answer, page []byte) ([]byte, error) {
 	params, auths, err := splitAnswer(answer)
 	if err != nil {
 		return nil, err
@@ -109,7 +98,20 @@ func (t *TPM) execute(c command, s *warmSession) ([]byte, error) {
 	if err := s.Validate(tpm2.TPMRCSuccess, c.code, params, c.names, 0, validation); err != nil {
 		return nil, fmt.Errorf("%w: %w", errFrame, err)
 	}
-	return params, nil
+	if len(params) > len(page) {
+		return nil, errFrame
+	}
+	out := page[:copy(page, params)]
+	if len(out) >= 2 {
+		n := int(binary.BigEndian.Uint16(out))
+		if 2+n > len(out) {
+			return nil, errFrame
+		}
+		if err := s.Decrypt(out[2 : 2+n]); err != nil {
+			return nil, err
+		}
+	}
+	return out, nil
 }
 
 // Bits of TPMA_SESSION (Part 2, 8.4).

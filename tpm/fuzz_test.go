@@ -7,6 +7,7 @@ import (
 	"crypto/rand"
 	"crypto/x509"
 	"encoding/binary"
+	"io"
 	"log/slog"
 	"math/big"
 	"os"
@@ -22,18 +23,38 @@ import (
 	"github.com/InterCooperative-Network/icn-p11/sealstore"
 )
 
-// replay is a TPM that says what it is given, whatever it is asked.
-type replay struct{ *bytes.Reader }
+// replay is a TPM that says what it is given, whatever it is asked, one answer
+// for each command.
+type replay struct {
+	answers []byte
+	left    int // of the present answer
+}
 
-func (replay) String() string                     { return "replay" }
-func (r replay) open(time.Duration) (conn, error) { return &stream{r}, nil }
-func (replay) keep() bool                         { return true }
-func (replay) alone() bool                        { return true }
-func (replay) managed() bool                      { return false }
-func (replay) startup() bool                      { return true }
-func (replay) Write(p []byte) (int, error)        { return len(p), nil }
-func (replay) Close() error                       { return nil }
-func (replay) SetDeadline(time.Time) error        { return nil }
+func (*replay) String() string                     { return "replay" }
+func (r *replay) open(time.Duration) (conn, error) { return &stream{r}, nil }
+func (*replay) keep() bool                         { return true }
+func (*replay) alone() bool                        { return true }
+func (*replay) managed() bool                      { return false }
+func (*replay) startup() bool                      { return true }
+func (*replay) Close() error                       { return nil }
+func (*replay) SetDeadline(time.Time) error        { return nil }
+
+func (r *replay) Write(p []byte) (int, error) {
+	r.left = len(r.answers)
+	if r.left >= 10 {
+		r.left = int(min(int64(r.left), max(10, int64(binary.BigEndian.Uint32(r.answers[2:])))))
+	}
+	return len(p), nil
+}
+
+func (r *replay) Read(p []byte) (int, error) {
+	if r.left == 0 {
+		return 0, io.EOF
+	}
+	n := copy(p, r.answers[:r.left])
+	r.answers, r.left = r.answers[n:], r.left-n
+	return n, nil
+}
 
 // tape records what a TPM answers.
 type tape struct {
@@ -251,7 +272,7 @@ func fuzzCertificate(t testing.TB, ek []byte) []byte {
 func answered(t *testing.T, s *sealed, op int, answers []byte) error {
 	t.Helper()
 	d := &TPM{cfg: Config{KeyHandle: 0x81000001, Timeout: time.Second, Idle: time.Hour, Log: slog.New(slog.DiscardHandler)},
-		opener: replay{bytes.NewReader(answers)}}
+		opener: &replay{answers: answers}}
 	var before, after runtime.MemStats
 	runtime.ReadMemStats(&before)
 	start := time.Now()

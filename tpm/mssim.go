@@ -42,7 +42,7 @@ func (m *mssim) open(timeout time.Duration) (conn, error) {
 	if err != nil {
 		return nil, &lostError{m.openError(err, timeout), false}
 	}
-	return &envelope{stream{socket{c}}}, nil
+	return &envelope{stream{c}}, nil
 }
 
 // powerOn switches the TPM on, which changes nothing where it is on. swtpm,
@@ -53,7 +53,11 @@ func (m *mssim) powerOn(timeout time.Duration) {
 	if err != nil {
 		return
 	}
-	s := &stream{socket{c}}
+	socket, err := detach(c)
+	if err != nil {
+		return
+	}
+	s := &stream{socket}
 	defer s.Close()
 	s.SetDeadline(time.Now().Add(timeout))
 	for _, command := range []uint32{mssimPowerOn, mssimNVOn} {

@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"os"
 	"os/exec"
 	"slices"
@@ -49,7 +48,7 @@ func (p *program) open(time.Duration) (conn, error) {
 		ours.Close()
 		return nil, &lostError{advice.With(fmt.Errorf("%s: %w", p, err), "correct device_path"), false}
 	}
-	return &running{stream: stream{socket{ours}}, cmd: cmd, says: says}, nil
+	return &running{stream: stream{ours}, cmd: cmd, says: says}, nil
 }
 
 // programEnvironment is what a command gets of the environment: what it may
@@ -68,15 +67,13 @@ func programEnvironment() []string {
 }
 
 // socketPair makes two sockets that are connected to each other.
-func socketPair() (ours net.Conn, theirs *os.File, err error) {
+func socketPair() (ours *socket, theirs *os.File, err error) {
 	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		return nil, nil, err
 	}
-	f := os.NewFile(uintptr(fds[0]), "command")
-	defer f.Close()
 	theirs = os.NewFile(uintptr(fds[1]), "command")
-	if ours, err = net.FileConn(f); err != nil {
+	if ours, err = newSocket(fds[0]); err != nil {
 		theirs.Close()
 		return nil, nil, err
 	}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"math/rand/v2"
 	"net"
 	"os"
@@ -45,17 +46,17 @@ func (s *swtpm) open(timeout time.Duration) (conn, error) {
 	if err != nil {
 		return nil, &lostError{s.openError(err, timeout), false}
 	}
-	return &stream{socket{c}}, nil
+	return &stream{c}, nil
 }
 
 // dialPatiently waits for a server that has others in its queue, or is being
 // restarted.
-func dialPatiently(network, address string, timeout time.Duration) (net.Conn, error) {
+func dialPatiently(network, address string, timeout time.Duration) (*socket, error) {
 	start := time.Now()
 	for {
 		c, err := net.DialTimeout(network, address, timeout)
 		if err == nil {
-			return c, nil
+			return detach(c)
 		}
 		limit := time.Duration(0)
 		switch {
@@ -106,41 +107,138 @@ func plain(err error) error {
 	return err
 }
 
-// socket is a connected socket in a process that is not ours.
-type socket struct{ net.Conn }
+// socket is a connected stream socket in a process that is not ours. Whoever
+// reads waits on the thread of the caller. The runtime would park the goroutine
+// and have another thread wait for the socket, and hand what comes back to this
+// one, which the host's call is bound to: that takes as long as a software TPM
+// takes for a command.
+type socket struct {
+	file     *os.File // which the runtime's poller does not know
+	raw      syscall.RawConn
+	deadline time.Time
+}
+
+// newSocket takes over a descriptor.
+func newSocket(fd int) (*socket, error) {
+	// os.NewFile hands what does not block to the poller.
+	if err := syscall.SetNonblock(fd, false); err != nil {
+		unix.Close(fd)
+		return nil, err
+	}
+	f := os.NewFile(uintptr(fd), "socket")
+	raw, err := f.SyscallConn()
+	if err != nil {
+		f.Close()
+		return nil, err
+	}
+	return &socket{file: f, raw: raw}, nil
+}
+
+// detach takes a connection over from package net.
+func detach(c net.Conn) (*socket, error) {
+	defer c.Close()
+	raw, err := c.(syscall.Conn).SyscallConn()
+	if err != nil {
+		return nil, err
+	}
+	fd := -1
+	if e := raw.Control(func(n uintptr) { fd, err = unix.FcntlInt(n, unix.F_DUPFD_CLOEXEC, 0) }); e != nil {
+		return nil, e
+	}
+	if err != nil {
+		return nil, err
+	}
+	return newSocket(fd)
+}
+
+// SetDeadline is for reads and writes that begin afterwards.
+func (s *socket) SetDeadline(t time.Time) error {
+	s.deadline = t
+	return nil
+}
+
+// receive calls f when there is something to read, or the other side has gone.
+func (s *socket) receive(f func(fd int) error) error {
+	var err error
+	if e := s.raw.Read(func(fd uintptr) bool {
+		if err = ready(int(fd), unix.POLLIN, s.deadline); err == nil {
+			err = f(int(fd))
+		}
+		return true
+	}); e != nil {
+		return e
+	}
+	return err
+}
+
+// The race detector knows that a read follows the write only of what package
+// syscall does, as everybody else here uses.
+func (s *socket) Read(p []byte) (n int, err error) {
+	err = s.receive(func(fd int) (err error) {
+		n, err = syscall.Read(fd, p)
+		return err
+	})
+	if err == syscall.EINTR {
+		return 0, nil
+	}
+	if n <= 0 && err == nil && len(p) > 0 {
+		return 0, io.EOF
+	}
+	return max(n, 0), err
+}
+
+// ready waits until a descriptor can be read or written, or the other side has
+// gone.
+func ready(fd int, event int16, deadline time.Time) error {
+	for {
+		wait := -1
+		if !deadline.IsZero() {
+			left := time.Until(deadline)
+			if left <= 0 {
+				return os.ErrDeadlineExceeded
+			}
+			wait = int(min(left.Milliseconds(), math.MaxInt32-1)) + 1
+		}
+		n, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: event}}, wait)
+		if err != nil && err != unix.EINTR {
+			return err
+		}
+		if n > 0 {
+			return nil
+		}
+	}
+}
 
 // Write raises no SIGPIPE, which would end a host that has set the default
 // action for it.
-func (s socket) Write(p []byte) (n int, err error) {
-	raw, err := s.Conn.(syscall.Conn).SyscallConn()
-	if err != nil {
-		return 0, err
-	}
-	for n < len(p) {
-		var sent int
-		e := raw.Write(func(fd uintptr) bool {
-			sent, err = unix.SendmsgN(int(fd), p[n:], nil, nil, unix.MSG_NOSIGNAL)
-			return err != unix.EAGAIN
-		})
-		switch {
-		case e != nil:
-			return n, e
-		case err == nil:
-			n += sent
-		case err != unix.EINTR:
-			return n, err
+func (s *socket) Write(p []byte) (n int, err error) {
+	e := s.raw.Write(func(fd uintptr) bool {
+		for n < len(p) && err == nil {
+			var sent int
+			sent, err = unix.SendmsgN(int(fd), p[n:], nil, nil, unix.MSG_NOSIGNAL|unix.MSG_DONTWAIT)
+			switch err {
+			case nil:
+				n += sent
+			case unix.EINTR:
+				err = nil
+			case unix.EAGAIN:
+				err = ready(int(fd), unix.POLLOUT, s.deadline)
+			}
 		}
+		return true
+	})
+	if err == nil {
+		err = e
 	}
-	return n, nil
+	return n, err
 }
 
 // Close shuts the connection down first: a child that was forked meanwhile
-// has a copy of the descriptor, and the other side would go on waiting for it.
-func (s socket) Close() error {
-	if raw, err := s.Conn.(syscall.Conn).SyscallConn(); err == nil {
-		raw.Control(func(fd uintptr) { syscall.Shutdown(int(fd), syscall.SHUT_RDWR) })
-	}
-	return s.Conn.Close()
+// has a copy of the descriptor, and the other side would go on waiting for it;
+// and so would who reads here.
+func (s *socket) Close() error {
+	s.raw.Control(func(fd uintptr) { syscall.Shutdown(int(fd), syscall.SHUT_RDWR) })
+	return s.file.Close()
 }
 
 // stream carries frames over a socket.
@@ -157,20 +255,20 @@ func (s *stream) exchange(command []byte, timeout time.Duration) ([]byte, error)
 	if _, err := s.Write(command); err != nil {
 		return nil, s.explain(err, timeout)
 	}
-	var head [10]byte
-	if _, err := io.ReadFull(s, head[:]); err != nil {
+	const head = 10
+	answer := make([]byte, maxFrame)
+	n, err := io.ReadAtLeast(s, answer, head)
+	if err != nil {
 		return nil, s.explain(err, timeout)
 	}
-	n := binary.BigEndian.Uint32(head[2:])
-	if n < uint32(len(head)) || n > maxFrame {
-		return nil, errFrame
+	size := binary.BigEndian.Uint32(answer[2:])
+	if size < uint32(n) || size > maxFrame {
+		return nil, errFrame // what was not asked for came, too
 	}
-	answer := make([]byte, n)
-	copy(answer, head[:])
-	if _, err := io.ReadFull(s, answer[len(head):]); err != nil {
+	if _, err := io.ReadFull(s, answer[n:size]); err != nil {
 		return nil, s.explain(err, timeout)
 	}
-	return answer, nil
+	return answer[:size], nil
 }
 
 func (s *stream) explain(err error, timeout time.Duration) error {

@@ -60,14 +60,12 @@ func (b *tabrmd) open(timeout time.Duration) (conn, error) {
 		bus.Close()
 		return nil, &lostError{b.openError(err, timeout), false}
 	}
-	f := os.NewFile(uintptr(fd), "tpm2-abrmd")
-	c, err := net.FileConn(f)
-	f.Close()
+	c, err := newSocket(fd)
 	if err != nil {
 		bus.Close()
 		return nil, &lostError{fmt.Errorf("%s: %w", b, err), false}
 	}
-	return &brokered{stream{socket{c}}, bus}, nil
+	return &brokered{stream{c}, bus}, nil
 }
 
 func (b *tabrmd) openError(err error, timeout time.Duration) error {
@@ -129,7 +127,7 @@ func (c *brokered) Close() error { return errors.Join(c.stream.Close(), c.bus.Cl
 // which is how this one comes, so here it only encodes and decodes.
 type bus struct {
 	stream
-	conn   *net.UnixConn
+	socket *socket
 	serial uint32
 	read   []byte // received and not yet taken apart
 	fds    []int  // received
@@ -148,9 +146,13 @@ func dialBus(ctx context.Context, addresses string) (*bus, error) {
 		if c, err = d.DialContext(ctx, "unix", path); err != nil {
 			continue
 		}
-		b := &bus{stream: stream{socket{c}}, conn: c.(*net.UnixConn)}
+		var s *socket
+		if s, err = detach(c); err != nil {
+			continue
+		}
+		b := &bus{stream: stream{s}, socket: s}
 		if deadline, ok := ctx.Deadline(); ok {
-			c.SetDeadline(deadline)
+			b.SetDeadline(deadline)
 		}
 		if err = b.authenticate(); err == nil {
 			return b, nil
@@ -300,8 +302,11 @@ func (b *bus) message() (*dbus.Message, error) {
 			return m, err
 		}
 		data, control := make([]byte, 4096), make([]byte, unix.CmsgSpace(8*4))
-		n, cn, _, _, err := b.conn.ReadMsgUnix(data, control)
-		if err != nil {
+		var n, cn int
+		if err := b.socket.receive(func(fd int) (err error) {
+			n, cn, _, _, err = unix.Recvmsg(fd, data, control, unix.MSG_CMSG_CLOEXEC)
+			return err
+		}); err != nil {
 			return nil, err
 		}
 		if n == 0 {
