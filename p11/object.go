@@ -6,6 +6,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"hash/maphash"
 	"iter"
 	"maps"
 	"slices"
@@ -32,6 +33,8 @@ type object struct {
 	session SessionHandle        // owner of a session object
 	live    *liveKey             // secret of a session object that has its own
 	made    *sealstore.DeviceKey // of a session object that the device has made the key of
+
+	next *object // in the table, of the same label or one with the same hash
 }
 
 func (o *object) bool(t AttributeType) bool { return o.body.bool(t) }
@@ -91,8 +94,8 @@ func (o *object) matches(tmpl []Attribute) bool {
 type objects struct {
 	byHandle map[ObjectHandle]*object
 	byID     map[sealstore.ID]*object // token objects
-	byLabel  map[string][]*object
-	profiles bool // those of the token are there
+	byLabel  map[uint64]*object       // by hash, the first of those that next links
+	profiles bool                     // those of the token are there
 	// ofSessions is how many are session objects.
 	ofSessions int
 	// version is what of the store is in the table; guarded by slot.mu, too.
@@ -104,7 +107,7 @@ func (t *objects) prepare(n int) {
 	if t.byHandle == nil {
 		t.byHandle = make(map[ObjectHandle]*object, n)
 		t.byID = make(map[sealstore.ID]*object, n)
-		t.byLabel = make(map[string][]*object, n)
+		t.byLabel = make(map[uint64]*object, n)
 	}
 }
 
@@ -118,8 +121,9 @@ func (t *objects) put(o *object) {
 		t.unlabel(old)
 	}
 	t.byHandle[o.handle] = o
-	label := string(o.body.bytes(CKA_LABEL))
-	t.byLabel[label] = append(t.byLabel[label], o)
+	label := hashLabel(o.body.bytes(CKA_LABEL))
+	o.next = t.byLabel[label]
+	t.byLabel[label] = o
 	if o.token && !o.builtin {
 		t.byID[o.id] = o
 	}
@@ -141,20 +145,32 @@ func (t *objects) remove(o *object) {
 
 // unlabel takes an object out of byLabel.
 func (t *objects) unlabel(o *object) {
-	label := string(o.body.bytes(CKA_LABEL))
-	rest := slices.DeleteFunc(t.byLabel[label], func(other *object) bool { return other == o })
-	if len(rest) == 0 {
+	label := hashLabel(o.body.bytes(CKA_LABEL))
+	first := t.byLabel[label]
+	at := &first
+	for *at != o {
+		at = &(*at).next
+	}
+	*at, o.next = o.next, nil
+	if first == nil {
 		delete(t.byLabel, label)
 	} else {
-		t.byLabel[label] = rest
+		t.byLabel[label] = first
 	}
 }
+
+var labelSeed = maphash.MakeSeed()
+
+func hashLabel(label []byte) uint64 { return maphash.Bytes(labelSeed, label) }
 
 // candidates are the objects among which those of a search template are: of
 // many, those with its label.
 func (t *objects) candidates(tmpl []Attribute) iter.Seq[*object] {
 	if label, ok := given(tmpl, CKA_LABEL); ok {
-		return slices.Values(t.byLabel[string(label)])
+		return func(yield func(*object) bool) {
+			for o := t.byLabel[hashLabel(label)]; o != nil && yield(o); o = o.next {
+			}
+		}
 	}
 	return maps.Values(t.byHandle)
 }
@@ -193,19 +209,23 @@ func (l *library) sync(s *slot) error {
 	defer l.mu.Unlock()
 	s.objs.prepare(len(stored))
 	l.addProfiles(s)
-	seen := make(map[sealstore.ID]bool, len(stored))
+	there := 0 // of the objects in the table
 	for _, st := range stored {
-		seen[st.ID] = true
 		old := s.objs.byID[st.ID]
 		if old != nil && old.stamp == st.Stamp {
+			there++
 			continue
 		}
 		o, ok := fromStore(st)
 		if !ok {
 			l.log.Error("object skipped: its attributes cannot be read", "token", s.serial, "object", hex.EncodeToString(st.ID[:]))
-			seen[st.ID] = false
+			if old != nil {
+				s.objs.remove(old)
+				s.keys.forget(st.ID)
+			}
 			continue
 		}
+		there++
 		if old != nil {
 			o.handle = old.handle
 		} else {
@@ -213,10 +233,13 @@ func (l *library) sync(s *slot) error {
 		}
 		s.objs.put(o)
 	}
-	for id, o := range s.objs.byID {
-		if !seen[id] {
-			s.objs.remove(o)
-			s.keys.forget(id)
+	if there < len(s.objs.byID) {
+		for id, o := range s.objs.byID {
+			_, found := slices.BinarySearchFunc(stored, id, func(st sealstore.Object, id sealstore.ID) int { return bytes.Compare(st.ID[:], id[:]) })
+			if !found {
+				s.objs.remove(o)
+				s.keys.forget(id)
+			}
 		}
 	}
 	s.objs.version = version

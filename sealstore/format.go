@@ -215,10 +215,10 @@ func (f *objectFile) about() []byte {
 	return f.Seal.Creation.About
 }
 
-// header encodes what stands before the nonce: the associated data of the
+// appendHeader encodes what stands before the nonce: the associated data of the
 // body's encryption. size is the length of the ciphertext.
-func (f *objectFile) header(size int) []byte {
-	b := append(make([]byte, 0, headerSize), objectMagic...)
+func (f *objectFile) appendHeader(b []byte, size int) []byte {
+	b = append(b, objectMagic...)
 	b = append(b, formatVersion, f.Flags)
 	b = append(b, f.ID[:]...)
 	b = append(b, f.Serial[:]...)
@@ -232,7 +232,7 @@ func (f *objectFile) header(size int) []byte {
 }
 
 func (f *objectFile) encode() []byte {
-	b := f.header(len(f.Ciphertext))
+	b := f.appendHeader(nil, len(f.Ciphertext))
 	b = append(b, f.Nonce[:]...)
 	return append(b, f.Ciphertext...)
 }

@@ -141,7 +141,7 @@ func (k *keyring) seal(f *objectFile, body []byte) error {
 	if _, err := rand.Read(f.Nonce[:]); err != nil {
 		return err
 	}
-	ad := f.header(len(body) + overhead)
+	ad := f.appendHeader(nil, len(body)+overhead)
 	out := make([]byte, 0, len(body)+overhead)
 	var err error
 	secmem.Compute(func() {
@@ -165,26 +165,29 @@ func (k *keyring) open(f *objectFile) ([]byte, error) {
 
 // sealedBody is a body that openAll decrypts.
 type sealedBody struct {
-	file *objectFile
-	body []byte // nil with err
-	err  error
+	file   *objectFile
+	header []byte
+	body   []byte // nil with err
+	err    error
 }
 
 // openAll decrypts bodies, for which it sets up the cipher and holds signals
 // back once.
 func (k *keyring) openAll(bodies []sealedBody) {
-	headers := make([][]byte, len(bodies))
+	headers := make([]byte, 0, len(bodies)*headerSize)
 	for i := range bodies {
-		f := bodies[i].file
-		headers[i] = f.header(len(f.Ciphertext))
-		bodies[i].body = make([]byte, 0, len(f.Ciphertext)-overhead)
+		b := &bodies[i]
+		from := len(headers)
+		headers = b.file.appendHeader(headers, len(b.file.Ciphertext))
+		b.header = headers[from:]
+		b.body = make([]byte, 0, len(b.file.Ciphertext)-overhead)
 	}
 	secmem.Compute(func() {
 		c, err := chacha20poly1305.NewX(k.bodyKey())
 		for i := range bodies {
 			b := &bodies[i]
 			if b.err = err; err == nil {
-				b.body, b.err = c.Open(b.body, b.file.Nonce[:], b.file.Ciphertext, headers[i])
+				b.body, b.err = c.Open(b.body, b.file.Nonce[:], b.file.Ciphertext, b.header)
 			}
 		}
 	})

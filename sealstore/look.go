@@ -16,9 +16,9 @@ import (
 
 // looked is what a look at an object's file has shown.
 type looked struct {
+	id     ID
 	entry  *entry // nil: there is no file, or it cannot be read
 	err    error  // why
-	cur    fileID // of a file that cannot be read
 	fresh  bool   // the entry is not known yet
 	opened bool   // the body was decrypted, or turned out to be damaged
 }
@@ -59,24 +59,24 @@ func (s *shelf) clear() { s.bytes, s.files = s.bytes[:0], s.files[:0] }
 
 // lookAll looks at the files of objects on all processors: most of the time is
 // spent in system calls. Token.cache is held.
-func (v *view) lookAll(dir *os.File, ids []ID) []looked {
-	out := make([]looked, len(ids))
+func (v *view) lookAll(dir *os.File, names []string) []looked {
+	out := make([]looked, len(names))
 	var next atomic.Int64
 	work := func() {
 		s := newShelf()
 		for {
 			to := int(next.Add(batchSize))
 			from := to - batchSize
-			if from >= len(ids) {
+			if from >= len(names) {
 				return
 			}
-			to = min(to, len(ids))
-			v.look(dir, ids[from:to], out[from:to], s, false)
+			to = min(to, len(names))
+			v.look(dir, names[from:to], out[from:to], s, false)
 		}
 	}
 	var others sync.WaitGroup
 	var panicked atomic.Pointer[any]
-	for range min(runtime.GOMAXPROCS(0), (len(ids)+batchSize-1)/batchSize) - 1 {
+	for range min(runtime.GOMAXPROCS(0), (len(names)+batchSize-1)/batchSize) - 1 {
 		others.Go(func() {
 			// The caller's goroutine has somebody who recovers, this one has not.
 			defer func() {
@@ -99,10 +99,10 @@ func (v *view) lookAll(dir *os.File, ids []ID) []looked {
 // the login allows, and leaves it to enter to make them known: it only reads
 // Token.objects, so that others may look at other objects meanwhile. With
 // reread, the files are read in any case. Token.cache is held.
-func (v *view) look(dir *os.File, ids []ID, out []looked, s *shelf, reread bool) {
+func (v *view) look(dir *os.File, names []string, out []looked, s *shelf, reread bool) {
 	now := time.Now()
-	for i, id := range ids {
-		out[i] = v.read(dir, id, now, s, reread)
+	for i, n := range names {
+		out[i] = v.read(dir, n, now, s, reread)
 	}
 	for _, private := range []bool{false, true} {
 		k, err := v.ring(private)
@@ -134,22 +134,22 @@ func (v *view) look(dir *os.File, ids []ID, out []looked, s *shelf, reread bool)
 }
 
 // read reads the file of an object if it is another than last time.
-func (v *view) read(dir *os.File, id ID, now time.Time, s *shelf, reread bool) looked {
-	name := idName(id)
+func (v *view) read(dir *os.File, name string, now time.Time, s *shelf, reread bool) looked {
+	id, _ := parseID(name)
 	e := v.t.objects[id]
 	if e != nil && !reread && e.settled {
 		if cur, err := statAt(dir, name); err == nil && cur == e.id {
-			return looked{entry: e}
+			return looked{id: id, entry: e}
 		}
 	}
 	p, cur, err := readInto(dir, name, maxObjectFile, s.room)
 	if err != nil && !errors.Is(err, ErrIntegrity) {
-		return looked{err: err, cur: cur}
+		return looked{id: id, err: err}
 	}
 	hash := sha256.Sum256(p)
 	if e != nil && err == nil && e.hash == hash {
 		e.id, e.settled = cur, cur.settled(now)
-		return looked{entry: e}
+		return looked{id: id, entry: e}
 	}
 	e = &entry{id: cur, settled: cur.settled(now), hash: hash, bad: err}
 	if e.bad == nil {
@@ -162,7 +162,7 @@ func (v *view) read(dir *os.File, id ID, now time.Time, s *shelf, reread bool) l
 	if e.bad == nil {
 		e.flags = e.file.Flags
 	}
-	return looked{entry: e, fresh: true}
+	return looked{id: id, entry: e, fresh: true}
 }
 
 // slim lets go of all that nobody will ask of a file again. What a fresh entry
@@ -186,8 +186,8 @@ func (e *entry) slim(fresh bool) {
 
 // enter makes known what a look has shown. The entry may be bad, which is
 // returned as the error too. Token.cache is held.
-func (v *view) enter(dir *os.File, id ID, l looked) (*entry, error) {
-	t := v.t
+func (v *view) enter(dir *os.File, l looked) (*entry, error) {
+	t, id := v.t, l.id
 	path := func() string { return filepath.Join(dir.Name(), idName(id)) }
 	old, e := t.objects[id], l.entry
 	switch {
@@ -199,7 +199,7 @@ func (v *view) enter(dir *os.File, id ID, l looked) (*entry, error) {
 		}
 		return nil, fmt.Errorf("object %s of token %s: %w", idName(id), t.serial, ErrNotFound)
 	case l.err != nil:
-		t.store.report(path(), l.cur, "object left out", l.err)
+		t.store.report(path(), fileID{}, "object left out", l.err)
 		return nil, readError(path(), l.err)
 	case l.fresh:
 		if old != nil {

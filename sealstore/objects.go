@@ -143,37 +143,35 @@ func (v *view) scan() (out []Object, left []Damage, err error) {
 	if err != nil {
 		return nil, nil, readError(dir.Name(), err)
 	}
-	ids := make([]ID, 0, len(names))
-	for _, n := range names {
-		if id, ok := parseID(n); ok {
-			ids = append(ids, id)
-		} else if !strings.HasPrefix(n, tempPrefix) {
+	names = slices.DeleteFunc(names, func(n string) bool {
+		_, ok := parseID(n)
+		if !ok && !strings.HasPrefix(n, tempPrefix) {
 			t.store.report(filepath.Join(dir.Name(), n), fileID{}, "ignoring a foreign file", errors.New("its name is not an object's"))
 		}
-	}
-	slices.SortFunc(ids, func(a, b ID) int { return bytes.Compare(a[:], b[:]) })
+		return !ok
+	})
+	slices.Sort(names) // which is by ID, too
 	if t.objects == nil {
-		t.objects = make(map[ID]*entry, len(ids))
+		t.objects = make(map[ID]*entry, len(names))
 	}
 	there := 0 // entries whose files are
-	out = make([]Object, 0, len(ids))
-	for i, l := range v.lookAll(dir, ids) {
-		id := ids[i]
-		e, err := v.enter(dir, id, l)
-		if t.objects[id] != nil {
+	out = make([]Object, 0, len(names))
+	for i, l := range v.lookAll(dir, names) {
+		e, err := v.enter(dir, l)
+		if t.objects[l.id] != nil {
 			there++
 		}
 		switch {
 		case errors.Is(err, ErrNotFound):
 		case err != nil:
-			left = append(left, Damage{filepath.Join(dir.Name(), idName(id)), err})
+			left = append(left, Damage{filepath.Join(dir.Name(), names[i]), err})
 		case e.open && (!e.private() || v.userIn()):
-			out = append(out, v.object(id, e))
+			out = append(out, v.object(l.id, e))
 		}
 	}
 	if there < len(t.objects) {
 		for id, e := range t.objects {
-			if _, found := slices.BinarySearchFunc(ids, id, func(a, b ID) int { return bytes.Compare(a[:], b[:]) }); !found {
+			if _, found := slices.BinarySearch(names, idName(id)); !found {
 				e.wipe()
 				delete(t.objects, id)
 				t.changes++
@@ -225,8 +223,8 @@ func (t *Token) belong(in instance) {
 // be bad, which is returned as the error too. Token.cache is held.
 func (v *view) refresh(dir *os.File, id ID, reread bool) (*entry, error) {
 	var l [1]looked
-	v.look(dir, []ID{id}, l[:], new(shelf), reread)
-	return v.enter(dir, id, l[0])
+	v.look(dir, []string{idName(id)}, l[:], new(shelf), reread)
+	return v.enter(dir, l[0])
 }
 
 func (e *entry) wipe() {
