@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -111,14 +112,30 @@ func readAt(dir *os.File, name string, limit int) ([]byte, fileID, error) {
 	return readInto(dir, name, limit, func(n int) []byte { return make([]byte, n) })
 }
 
+// othersFiles: the kernel has refused O_NOATIME, which is for the owner of a file.
+var othersFiles atomic.Bool
+
 // readInto is readAt into memory of the caller's.
 func readInto(dir *os.File, name string, limit int, room func(n int) []byte) ([]byte, fileID, error) {
 	fd := -1
+	open := func(flags int) error {
+		return retry(func() (err error) {
+			fd, err = unix.Openat(int(dir.Fd()), name, flags, 0)
+			return err
+		})
+	}
 	// O_NONBLOCK: a FIFO somebody put there must not make the host wait.
-	err := retry(func() (err error) {
-		fd, err = unix.Openat(int(dir.Fd()), name, unix.O_RDONLY|unix.O_CLOEXEC|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
-		return err
-	})
+	const flags = unix.O_RDONLY | unix.O_CLOEXEC | unix.O_NOFOLLOW | unix.O_NONBLOCK
+	// To write down when it was read can take as long as all else about a file.
+	var err error = unix.EPERM
+	if !othersFiles.Load() {
+		err = open(flags | unix.O_NOATIME)
+	}
+	if err == unix.EPERM {
+		if err = open(flags); err == nil {
+			othersFiles.Store(true)
+		}
+	}
 	if err == unix.ELOOP {
 		return nil, fileID{}, fmt.Errorf("%w: a symbolic link", ErrIntegrity)
 	}
