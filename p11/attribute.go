@@ -1,10 +1,8 @@
 package p11
 
 import (
-	"bytes"
 	"encoding/binary"
 	"maps"
-	"slices"
 	"strconv"
 )
 
@@ -212,15 +210,21 @@ func specsOf(class, keyType uint) map[AttributeType]*spec {
 	return objectSpecs[objectType{class, keyType}]
 }
 
+// kinds says how the values of attributes are written, which is the same for
+// all types of objects.
+var kinds = func() map[AttributeType]kind {
+	m := map[AttributeType]kind{}
+	for _, specs := range objectSpecs {
+		for t, sp := range specs {
+			m[t] = sp.kind
+		}
+	}
+	return m
+}()
+
 // specs is the table of an object.
 func (a attrs) specs() map[AttributeType]*spec {
 	return specsOf(a.ulong(CKA_CLASS), a.ulong(CKA_KEY_TYPE))
-}
-
-// hasSecret tells whether an object is a private or secret key.
-func (a attrs) hasSecret() bool {
-	c := a.ulong(CKA_CLASS)
-	return c == CKO_PRIVATE_KEY || c == CKO_SECRET_KEY
 }
 
 func table(parts ...[]spec) map[AttributeType]*spec {
@@ -292,185 +296,11 @@ func (k kind) valid(v []byte) bool {
 // this size still fits; more belongs into a file.
 const maxValue = 1 << 20
 
-// attrs are the values of an object. They are never changed in place: a
-// changed object gets a changed copy, so readers need no lock.
+// attrs are the values of an object that is being made or changed. An object
+// that is there has a body.
 type attrs map[AttributeType][]byte
 
 func (a attrs) bool(t AttributeType) bool  { v := a[t]; return len(v) == 1 && v[0] == 1 }
 func (a attrs) ulong(t AttributeType) uint { return ulongOf(a[t]) }
-
-// matches tells whether an object has all the values of a search template. An
-// EC point is found in either of its encodings.
-func (a attrs) matches(tmpl []Attribute) bool {
-	for _, t := range tmpl {
-		v, ok := a[t.Type]
-		if !ok {
-			return false
-		}
-		want := t.Value
-		if t.Type == CKA_EC_POINT {
-			if c := a.curve(); c != nil {
-				want, _ = c.parsePoint(want)
-			}
-		}
-		if t.Type == CKA_EC_PARAMS {
-			if c, err := parseCurve(a.ulong(CKA_KEY_TYPE), want); err == nil {
-				want = c.oid
-			}
-		}
-		if !bytes.Equal(v, want) {
-			return false
-		}
-	}
-	return true
-}
-
-// Body of an object as the store keeps it: the number of attributes, then for
-// each, in rising order of type, type, length and value. Numbers are
-// big-endian, CK_ULONG values 8 bytes, so a store serves hosts of any width.
-const (
-	bodyVersion = 1
-	maxAttrs    = 128
-)
-
-// encode writes what of an object is not implied by where it is stored.
-func (a attrs) encode() []byte {
-	specs := a.specs()
-	types := make([]AttributeType, 0, len(a))
-	for t := range a {
-		if t != CKA_TOKEN && t != CKA_PRIVATE && t != CKA_UNIQUE_ID {
-			types = append(types, t)
-		}
-	}
-	slices.Sort(types)
-	b := []byte{bodyVersion}
-	b = binary.BigEndian.AppendUint16(b, uint16(len(types)))
-	for _, t := range types {
-		v := a[t]
-		switch specs[t].kind {
-		case kindUlong:
-			v = wide(v)
-		case kindMechs:
-			var w []byte
-			for u := range slices.Chunk(v, ulongSize) {
-				w = append(w, wide(u)...)
-			}
-			v = w
-		}
-		b = binary.BigEndian.AppendUint64(b, uint64(t))
-		b = binary.BigEndian.AppendUint32(b, uint32(len(v)))
-		b = append(b, v...)
-	}
-	return b
-}
-
-// wide writes a CK_ULONG as 8 bytes; CK_UNAVAILABLE_INFORMATION stays what it
-// is on hosts of either width.
-func wide(v []byte) []byte {
-	n := uint64(ulongOf(v))
-	if ulongOf(v) == Unavailable {
-		n = ^uint64(0)
-	}
-	return binary.BigEndian.AppendUint64(nil, n)
-}
-
-func narrow(v []byte) ([]byte, bool) {
-	if len(v) != 8 {
-		return nil, false
-	}
-	n := binary.BigEndian.Uint64(v)
-	if n == ^uint64(0) {
-		return ulong(Unavailable), true
-	}
-	if uint64(uint(n)) != n {
-		return nil, false
-	}
-	if n < uint64(len(smallUlongs)) {
-		return smallUlongs[n], true
-	}
-	return ulong(uint(n)), true
-}
-
-// smallUlongs are CK_ULONG values that many objects have, and share.
-var smallUlongs = func() (v [128][]byte) {
-	for n := range v {
-		v[n] = ulong(uint(n))
-	}
-	return v
-}()
-
-// decodeBody reads what encode wrote, and nothing else: what is accepted
-// encodes to the same bytes again. The attributes are a part of b.
-func decodeBody(b []byte) (attrs, bool) {
-	if len(b) < 3 || b[0] != bodyVersion {
-		return nil, false
-	}
-	n := int(binary.BigEndian.Uint16(b[1:]))
-	if n > maxAttrs {
-		return nil, false
-	}
-	b = b[3:]
-	a := make(attrs, n+3)
-	prev := int64(-1)
-	for range n {
-		if len(b) < 12 {
-			return nil, false
-		}
-		t, size := binary.BigEndian.Uint64(b), binary.BigEndian.Uint32(b[8:])
-		b = b[12:]
-		if t > 1<<32-1 || int64(t) <= prev || size > maxValue || uint64(size) > uint64(len(b)) {
-			return nil, false
-		}
-		prev = int64(t)
-		a[AttributeType(t)], b = b[:size:size], b[size:]
-	}
-	if len(b) != 0 {
-		return nil, false
-	}
-	class, ok := narrow(a[CKA_CLASS])
-	if !ok {
-		return nil, false
-	}
-	if ulongOf(class) == CKO_PROFILE {
-		return nil, false // no file makes a profile
-	}
-	keyType := class // of no matter where there is none
-	if v, given := a[CKA_KEY_TYPE]; given {
-		if keyType, ok = narrow(v); !ok {
-			return nil, false
-		}
-	}
-	specs := specsOf(ulongOf(class), ulongOf(keyType))
-	for t, v := range a {
-		sp := specs[t]
-		if sp == nil || t == CKA_TOKEN || t == CKA_PRIVATE || t == CKA_UNIQUE_ID || sp.rule&hidden != 0 {
-			return nil, false
-		}
-		switch sp.kind {
-		case kindUlong:
-			if v, ok = narrow(v); !ok {
-				return nil, false
-			}
-		case kindMechs:
-			var w []byte
-			for u := range slices.Chunk(v, 8) {
-				s, ok := narrow(u)
-				if !ok {
-					return nil, false
-				}
-				w = append(w, s...)
-			}
-			v = w
-			if v == nil {
-				v = empty
-			}
-		}
-		if !sp.kind.valid(v) {
-			return nil, false
-		}
-		a[t] = v
-	}
-	return a, true
-}
 
 func (a attrs) clone() attrs { return maps.Clone(a) }

@@ -292,7 +292,7 @@ func (l *library) stepOp(sess *session, op *cipherOp, data []byte, last bool, ou
 func (l *library) lend(sess *session, o *object) (k *liveKey, err error) {
 	epoch := sess.slot.keys.epoch()
 	err = l.withKey(sess.slot, o, func(key []byte) (err error) {
-		k, err = newLiveKey(o.attrs.ulong(CKA_KEY_TYPE), key)
+		k, err = newLiveKey(o.body.ulong(CKA_KEY_TYPE), key)
 		return err
 	})
 	if err == nil && !sess.slot.keys.lend(k, sess, epoch) {

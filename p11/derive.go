@@ -139,7 +139,7 @@ func (l *library) deriveData(h SessionHandle, sess *session, d deriver, keys []*
 	}
 	defer secret.Destroy()
 	a[CKA_VALUE] = append([]byte{}, secret.Bytes()...)
-	return l.add(h, s, &object{attrs: a}, nil)
+	return l.add(h, s, &object{}, a, nil)
 }
 
 // parseSecret reads the template of a secret key that is derived, and finds its

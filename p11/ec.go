@@ -113,7 +113,11 @@ func (a attrs) curve() *curve {
 	if !ok {
 		return nil
 	}
-	c, err := parseCurve(a.ulong(CKA_KEY_TYPE), params)
+	return curveOf(a.ulong(CKA_KEY_TYPE), params)
+}
+
+func curveOf(keyType uint, params []byte) *curve {
+	c, err := parseCurve(keyType, params)
 	if err != nil {
 		return nil
 	}

@@ -73,15 +73,17 @@ func FuzzTemplate(f *testing.F) {
 		kept := func(what string, a attrs, tmpl []Attribute) {
 			for _, g := range tmpl {
 				// What follows from the token, or from a secret that comes later.
-				sensitive := g.Type == CKA_SENSITIVE || g.Type == CKA_EXTRACTABLE || g.Type == CKA_CHECK_VALUE || g.Type == CKA_VALUE && a.hasSecret()
-				if !sensitive && !a.matches([]Attribute{g}) {
+				sensitive := g.Type == CKA_SENSITIVE || g.Type == CKA_EXTRACTABLE || g.Type == CKA_CHECK_VALUE || g.Type == CKA_VALUE && a.encode().hasSecret()
+				o := &object{body: a.encode(), token: a.bool(CKA_TOKEN), private: a.bool(CKA_PRIVATE)}
+				if !sensitive && !o.matches([]Attribute{g}) {
 					t.Errorf("%s: %#x was %x, and is %x", what, g.Type, g.Value, a[g.Type])
 				}
 			}
-			back, ok := decodeBody(a.encode())
+			b, ok := parseBody(a.encode())
 			if !ok {
 				t.Fatalf("%s: the store does not give back %v", what, a)
 			}
+			back := b.attrs()
 			without := a.clone()
 			for _, typ := range []AttributeType{CKA_TOKEN, CKA_PRIVATE, CKA_UNIQUE_ID} {
 				delete(without, typ)
@@ -99,7 +101,7 @@ func FuzzTemplate(f *testing.F) {
 			refused(err)
 			return
 		}
-		if (secret != nil) != a.hasSecret() || a.ulong(CKA_CLASS) == CKO_PRIVATE_KEY && len(secret) != pairSecretSize || len(secret) > maxSecretKey {
+		if (secret != nil) != a.encode().hasSecret() || a.ulong(CKA_CLASS) == CKO_PRIVATE_KEY && len(secret) != pairSecretSize || len(secret) > maxSecretKey {
 			t.Errorf("%x: a secret of %d bytes", create, len(secret))
 		}
 		kept("created", a, templateOf(create))

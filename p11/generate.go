@@ -57,7 +57,7 @@ func (m *Module) GenerateKeyPair(h SessionHandle, mech Mechanism, pubTmpl, privT
 	if err != nil {
 		return 0, 0, err
 	}
-	if pubH, err = l.add(h, s, &object{attrs: pub}, nil); err != nil {
+	if pubH, err = l.add(h, s, &object{}, pub, nil); err != nil {
 		// Half a pair is of no use: what was made is taken back.
 		return 0, 0, errors.Join(err, l.takeBack(s, privH))
 	}
@@ -93,7 +93,7 @@ func (l *library) makeInDevice(h SessionHandle, s *slot, c *curve, pub, priv att
 	}
 	pub.setPublic(c, k.Public)
 	priv.setPublic(c, k.Public)
-	return l.add(h, s, &object{attrs: priv, made: k}, nil)
+	return l.add(h, s, &object{made: k}, priv, nil)
 }
 
 // GenerateKey is C_GenerateKey (section 5.18.1), for secret keys.
@@ -180,13 +180,13 @@ func (l *library) randomSecret(s *slot, n int) (*secmem.Buffer, error) {
 // object does not keep; the secret is sealed for a token object. The caller
 // holds s.mu.
 func (l *library) addKey(h SessionHandle, s *slot, a attrs, live *liveKey, secret []byte) (ObjectHandle, error) {
-	o := &object{attrs: a}
+	o := &object{}
 	if a.bool(CKA_TOKEN) {
 		live.destroy()
 	} else {
 		o.live, secret = live, nil
 	}
-	handle, err := l.add(h, s, o, secret)
+	handle, err := l.add(h, s, o, a, secret)
 	if err != nil {
 		o.live.destroy()
 	}

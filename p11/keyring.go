@@ -254,8 +254,8 @@ func (l *library) secretOf(s *slot, o *object, dst []byte) (int, error) {
 
 // secretSize is that of the object's seed, scalar or key, in bytes.
 func (o *object) secretSize() int {
-	if o.attrs.ulong(CKA_CLASS) == CKO_SECRET_KEY {
-		return int(o.attrs.ulong(CKA_VALUE_LEN))
+	if o.body.ulong(CKA_CLASS) == CKO_SECRET_KEY {
+		return int(o.body.ulong(CKA_VALUE_LEN))
 	}
 	return pairSecretSize
 }
@@ -273,19 +273,19 @@ func (l *library) unlock(s *slot, o *object) (*liveKey, error) {
 	if err != nil {
 		return nil, err
 	}
-	keyType := o.attrs.ulong(CKA_KEY_TYPE)
+	keyType := o.body.ulong(CKA_KEY_TYPE)
 	k, err := newLiveKey(keyType, buf.Bytes()[:n])
 	if err != nil {
 		return nil, l.fail(op, s.serial, err)
 	}
 	right := false
-	if o.attrs.ulong(CKA_CLASS) == CKO_SECRET_KEY {
+	if o.body.ulong(CKA_CLASS) == CKO_SECRET_KEY {
 		// A key without a check value has none to compare.
-		check := o.attrs[CKA_CHECK_VALUE]
+		check := o.body.bytes(CKA_CHECK_VALUE)
 		right = len(check) == 0 || bytes.Equal(checkValue(keyType, buf.Bytes()[:n]), check)
 	} else {
 		pub := k.public(keyType)
-		right = bytes.Equal(pub[:], o.attrs[CKA_EC_POINT])
+		right = bytes.Equal(pub[:], o.body.bytes(CKA_EC_POINT))
 	}
 	if !right {
 		k.destroy()

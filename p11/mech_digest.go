@@ -139,7 +139,7 @@ func (m *Module) DigestKey(h SessionHandle, key ObjectHandle) error {
 	if err != nil {
 		return CKR_KEY_HANDLE_INVALID
 	}
-	if o.attrs.ulong(CKA_CLASS) != CKO_SECRET_KEY || !o.readable() {
+	if o.body.ulong(CKA_CLASS) != CKO_SECRET_KEY || !o.readable() {
 		return CKR_KEY_INDIGESTIBLE
 	}
 	return l.withKey(sess.slot, o, func(key []byte) error {

@@ -67,8 +67,8 @@ func (l *library) signInDevice(s *slot, op *messageOp, message, out []byte) erro
 }
 
 func (op *messageOp) verifyECDSA(message, sig []byte) error {
-	c := op.key.attrs.curve()
-	public, err := ecdsa.ParseUncompressedPublicKey(c.ecdsa, op.key.attrs[CKA_EC_POINT])
+	c := op.key.body.curve()
+	public, err := ecdsa.ParseUncompressedPublicKey(c.ecdsa, op.key.body.bytes(CKA_EC_POINT))
 	if err != nil {
 		return &coded{CKR_GENERAL_ERROR, err}
 	}

@@ -64,10 +64,10 @@ func (l *library) opKey(sess *session, oh ObjectHandle, class uint, row *mechani
 	if err != nil {
 		return nil, CKR_KEY_HANDLE_INVALID
 	}
-	switch c := o.attrs.ulong(CKA_CLASS); {
+	switch c := o.body.ulong(CKA_CLASS); {
 	case c != CKO_PRIVATE_KEY && c != CKO_PUBLIC_KEY && c != CKO_SECRET_KEY:
 		return nil, CKR_KEY_HANDLE_INVALID
-	case !row.takes(o.attrs.ulong(CKA_KEY_TYPE)):
+	case !row.takes(o.body.ulong(CKA_KEY_TYPE)):
 		return nil, CKR_KEY_TYPE_INCONSISTENT
 	case c != class:
 		// "a public key for signing", in the words of section 5.1.6.
@@ -75,12 +75,7 @@ func (l *library) opKey(sess *session, oh ObjectHandle, class uint, row *mechani
 	case !o.bool(usage):
 		return nil, CKR_KEY_FUNCTION_NOT_PERMITTED
 	}
-	if allowed := o.attrs[CKA_ALLOWED_MECHANISMS]; len(allowed) != 0 {
-		for ; len(allowed) > 0; allowed = allowed[ulongSize:] {
-			if MechanismType(ulongOf(allowed[:ulongSize])) == row.typ {
-				return o, nil
-			}
-		}
+	if !o.body.allows(row.typ) {
 		return nil, CKR_MECHANISM_INVALID
 	}
 	return o, nil
@@ -156,7 +151,7 @@ func (l *library) newMessage(sess *session, mech Mechanism, key ObjectHandle, fu
 		return op, err
 	}
 	if row.ecdsa {
-		op.size = int(op.key.attrs.curve().bits / 4)
+		op.size = int(op.key.body.curve().bits / 4)
 	}
 	return op, nil
 }
@@ -343,7 +338,7 @@ func (l *library) verify(sess *session, op *messageOp, data, sig []byte) error {
 	case op.row.ecdsa:
 		return op.verifyECDSA(data, sig)
 	}
-	if !eddsa.Verify(op.key.attrs[CKA_EC_POINT], data, sig, op.params) {
+	if !eddsa.Verify(op.key.body.bytes(CKA_EC_POINT), data, sig, op.params) {
 		return CKR_SIGNATURE_INVALID
 	}
 	return nil

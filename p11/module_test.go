@@ -534,12 +534,25 @@ func TestRVOf(t *testing.T) {
 }
 
 func FuzzBody(f *testing.F) {
-	f.Add(attrs{CKA_CLASS: ulong(CKO_DATA), CKA_VALUE: []byte("v")}.encode())
-	f.Add(attrs{CKA_CLASS: ulong(CKO_PRIVATE_KEY), CKA_KEY_TYPE: ulong(CKK_EC_EDWARDS), CKA_ALLOWED_MECHANISMS: ulong(CKM_EDDSA)}.encode())
+	f.Add([]byte(attrs{CKA_CLASS: ulong(CKO_DATA), CKA_VALUE: []byte("v")}.encode()))
+	f.Add([]byte(attrs{CKA_CLASS: ulong(CKO_PRIVATE_KEY), CKA_KEY_TYPE: ulong(CKK_EC_EDWARDS), CKA_ALLOWED_MECHANISMS: ulong(CKM_EDDSA)}.encode()))
 	f.Add([]byte{bodyVersion, 0, 0})
 	f.Fuzz(func(t *testing.T, b []byte) {
-		if a, ok := decodeBody(b); ok && !bytes.Equal(a.encode(), b) {
-			t.Errorf("%x decodes, and encodes to %x", b, a.encode())
+		o, ok := parseBody(b)
+		if !ok {
+			return
+		}
+		a := o.attrs()
+		if !bytes.Equal(a.encode(), b) {
+			t.Errorf("%x is taken, and encodes to %x", b, a.encode())
+		}
+		for typ, v := range a {
+			if got, ok := o.value(typ); !ok || !bytes.Equal(got, v) {
+				t.Errorf("%x: %#x is %x, and found as %x", b, typ, v, got)
+			}
+			if o.bool(typ) != a.bool(typ) || kinds[typ] == kindUlong && o.ulong(typ) != a.ulong(typ) {
+				t.Errorf("%x: %#x is %v or %d, not %v or %d", b, typ, o.bool(typ), o.ulong(typ), a.bool(typ), a.ulong(typ))
+			}
 		}
 	})
 }
@@ -575,4 +588,16 @@ func TestFindByLabel(t *testing.T) {
 	must(t, m.DestroyObject(h, as))
 	found("b", made["b\x01"], made["b\x00"])
 	found("", made["\x01"], made["\x00"])
+}
+
+// TestKinds: an attribute is written in one way, whatever objects have it, so
+// that a body can be read without knowing what it is of.
+func TestKinds(t *testing.T) {
+	for of, specs := range objectSpecs {
+		for typ, sp := range specs {
+			if sp.typ != typ || kinds[typ] != sp.kind {
+				t.Errorf("class %d, type %d: %#x is of kind %d, elsewhere of %d", of.class, of.key, typ, sp.kind, kinds[typ])
+			}
+		}
+	}
 }

@@ -6,6 +6,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"hash/maphash"
 	"iter"
 	"maps"
 	"slices"
@@ -18,42 +19,100 @@ import (
 // changes; only the handle table is mutable.
 type object struct {
 	handle  ObjectHandle
-	attrs   attrs
+	body    body
 	token   bool
 	private bool
-
 	builtin bool // a profile: a token object that no file stands for
+	sealed  bool // the secret is in the store under id
+	device  bool // or a key that the device has made
 
 	id     sealstore.ID // of the sealed object: a token object, or the one a session copy signs with
 	stamp  uint64
-	sealed bool // the secret is in the store under id
-	device bool // or a key that the device has made
+	unique string // CKA_UNIQUE_ID; empty: that of a token object follows from id
 
 	session SessionHandle        // owner of a session object
 	live    *liveKey             // secret of a session object that has its own
 	made    *sealstore.DeviceKey // of a session object that the device has made the key of
+
+	next *object // in the table, of the same label or one with the same hash
 }
 
-func (o *object) bool(t AttributeType) bool { return o.attrs.bool(t) }
+func (o *object) bool(t AttributeType) bool { return o.body.bool(t) }
+
+// value finds the value of an attribute as the host has it.
+func (o *object) value(t AttributeType) ([]byte, bool) {
+	switch t {
+	case CKA_TOKEN:
+		return boolBytes(o.token), true
+	case CKA_PRIVATE:
+		return boolBytes(o.private), true
+	case CKA_UNIQUE_ID:
+		if o.unique != "" {
+			return []byte(o.unique), true
+		}
+		return []byte(hex.EncodeToString(o.id[:])), true
+	}
+	return o.body.value(t)
+}
+
+// attrs are the values of an object, to be changed.
+func (o *object) attrs() attrs {
+	a := o.body.attrs()
+	for _, t := range []AttributeType{CKA_TOKEN, CKA_PRIVATE, CKA_UNIQUE_ID} {
+		a[t], _ = o.value(t)
+	}
+	return a
+}
+
+// matches tells whether an object has all the values of a search template. An
+// EC point is found in either of its encodings.
+func (o *object) matches(tmpl []Attribute) bool {
+	for _, t := range tmpl {
+		v, ok := o.value(t.Type)
+		if !ok {
+			return false
+		}
+		want := t.Value
+		if t.Type == CKA_EC_POINT {
+			if c := o.body.curve(); c != nil {
+				want, _ = c.parsePoint(want)
+			}
+		}
+		if t.Type == CKA_EC_PARAMS {
+			if c, err := parseCurve(o.body.ulong(CKA_KEY_TYPE), want); err == nil {
+				want = c.oid
+			}
+		}
+		if !bytes.Equal(v, want) {
+			return false
+		}
+	}
+	return true
+}
 
 // objects is a slot's handle table. All of it is guarded by library.mu.
 type objects struct {
 	byHandle map[ObjectHandle]*object
 	byID     map[sealstore.ID]*object // token objects
-	byLabel  map[string][]*object
-	profiles bool // those of the token are there
+	byLabel  map[uint64]*object       // by hash, the first of those that next links
+	profiles bool                     // those of the token are there
 	// ofSessions is how many are session objects.
 	ofSessions int
 	// version is what of the store is in the table; guarded by slot.mu, too.
 	version sealstore.Version
 }
 
-func (t *objects) put(o *object) {
+// prepare makes room for n objects in an empty table.
+func (t *objects) prepare(n int) {
 	if t.byHandle == nil {
-		t.byHandle = map[ObjectHandle]*object{}
-		t.byID = map[sealstore.ID]*object{}
-		t.byLabel = map[string][]*object{}
+		t.byHandle = make(map[ObjectHandle]*object, n)
+		t.byID = make(map[sealstore.ID]*object, n)
+		t.byLabel = make(map[uint64]*object, n)
 	}
+}
+
+func (t *objects) put(o *object) {
+	t.prepare(0)
 	old := t.byHandle[o.handle]
 	if old == nil && !o.token {
 		t.ofSessions++
@@ -62,8 +121,9 @@ func (t *objects) put(o *object) {
 		t.unlabel(old)
 	}
 	t.byHandle[o.handle] = o
-	label := string(o.attrs[CKA_LABEL])
-	t.byLabel[label] = append(t.byLabel[label], o)
+	label := hashLabel(o.body.bytes(CKA_LABEL))
+	o.next = t.byLabel[label]
+	t.byLabel[label] = o
 	if o.token && !o.builtin {
 		t.byID[o.id] = o
 	}
@@ -85,20 +145,32 @@ func (t *objects) remove(o *object) {
 
 // unlabel takes an object out of byLabel.
 func (t *objects) unlabel(o *object) {
-	label := string(o.attrs[CKA_LABEL])
-	rest := slices.DeleteFunc(t.byLabel[label], func(other *object) bool { return other == o })
-	if len(rest) == 0 {
+	label := hashLabel(o.body.bytes(CKA_LABEL))
+	first := t.byLabel[label]
+	at := &first
+	for *at != o {
+		at = &(*at).next
+	}
+	*at, o.next = o.next, nil
+	if first == nil {
 		delete(t.byLabel, label)
 	} else {
-		t.byLabel[label] = rest
+		t.byLabel[label] = first
 	}
 }
+
+var labelSeed = maphash.MakeSeed()
+
+func hashLabel(label []byte) uint64 { return maphash.Bytes(labelSeed, label) }
 
 // candidates are the objects among which those of a search template are: of
 // many, those with its label.
 func (t *objects) candidates(tmpl []Attribute) iter.Seq[*object] {
 	if label, ok := given(tmpl, CKA_LABEL); ok {
-		return slices.Values(t.byLabel[string(label)])
+		return func(yield func(*object) bool) {
+			for o := t.byLabel[hashLabel(label)]; o != nil && yield(o); o = o.next {
+			}
+		}
 	}
 	return maps.Values(t.byHandle)
 }
@@ -116,14 +188,11 @@ func (l *library) object(sess *session, h ObjectHandle) (*object, error) {
 
 // fromStore makes an object of what the store holds.
 func fromStore(s sealstore.Object) (*object, bool) {
-	a, ok := decodeBody(s.Body)
+	b, ok := parseBody(s.Body)
 	if !ok {
 		return nil, false
 	}
-	a[CKA_TOKEN] = yes
-	a[CKA_PRIVATE] = boolBytes(s.Private)
-	a[CKA_UNIQUE_ID] = []byte(hex.EncodeToString(s.ID[:]))
-	return &object{attrs: a, token: true, private: s.Private, id: s.ID, stamp: s.Stamp, sealed: s.Sealed, device: s.Device}, true
+	return &object{body: b, token: true, private: s.Private, id: s.ID, stamp: s.Stamp, sealed: s.Sealed, device: s.Device}, true
 }
 
 // sync brings the handle table in line with the token on disk. Objects keep
@@ -138,20 +207,25 @@ func (l *library) sync(s *slot) error {
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	s.objs.prepare(len(stored))
 	l.addProfiles(s)
-	seen := make(map[sealstore.ID]bool, len(stored))
+	there := 0 // of the objects in the table
 	for _, st := range stored {
-		seen[st.ID] = true
 		old := s.objs.byID[st.ID]
 		if old != nil && old.stamp == st.Stamp {
+			there++
 			continue
 		}
 		o, ok := fromStore(st)
 		if !ok {
 			l.log.Error("object skipped: its attributes cannot be read", "token", s.serial, "object", hex.EncodeToString(st.ID[:]))
-			seen[st.ID] = false
+			if old != nil {
+				s.objs.remove(old)
+				s.keys.forget(st.ID)
+			}
 			continue
 		}
+		there++
 		if old != nil {
 			o.handle = old.handle
 		} else {
@@ -159,10 +233,13 @@ func (l *library) sync(s *slot) error {
 		}
 		s.objs.put(o)
 	}
-	for id, o := range s.objs.byID {
-		if !seen[id] {
-			s.objs.remove(o)
-			s.keys.forget(id)
+	if there < len(s.objs.byID) {
+		for id, o := range s.objs.byID {
+			_, found := slices.BinarySearchFunc(stored, id, func(st sealstore.Object, id sealstore.ID) int { return bytes.Compare(st.ID[:], id[:]) })
+			if !found {
+				s.objs.remove(o)
+				s.keys.forget(id)
+			}
 		}
 	}
 	s.objs.version = version
@@ -231,26 +308,25 @@ func (l *library) mayChange(sess *session) error {
 
 // add stores a new object with its attributes and, for a private key, its
 // secret, and gives it a handle. A session object keeps live. The caller holds s.mu.
-func (l *library) add(h SessionHandle, s *slot, o *object, secret []byte) (ObjectHandle, error) {
-	o.token, o.private = o.attrs.bool(CKA_TOKEN), o.attrs.bool(CKA_PRIVATE)
+func (l *library) add(h SessionHandle, s *slot, o *object, a attrs, secret []byte) (ObjectHandle, error) {
+	o.token, o.private, o.body = a.bool(CKA_TOKEN), a.bool(CKA_PRIVATE), a.encode()
 	if o.token {
 		var st sealstore.Object
 		var err error
 		if o.made != nil {
-			st, err = s.token.CreateKey(o.attrs.encode(), o.made)
+			st, err = s.token.CreateKey(o.body, o.made)
 			o.made = nil
 		} else {
-			st, err = s.token.CreateObject(o.private, o.attrs.encode(), secret, about(o.attrs, secret))
+			st, err = s.token.CreateObject(o.private, o.body, secret, about(a, secret))
 		}
 		if err != nil {
 			return 0, l.fail("storing an object", s.serial, err)
 		}
 		o.id, o.stamp, o.sealed, o.device = st.ID, st.Stamp, st.Sealed, st.Device
-		o.attrs[CKA_UNIQUE_ID] = []byte(hex.EncodeToString(st.ID[:]))
 	} else {
 		var u [16]byte
 		rand.Read(u[:])
-		o.attrs[CKA_UNIQUE_ID] = []byte(hex.EncodeToString(u[:]))
+		o.unique = hex.EncodeToString(u[:])
 		o.session = h
 	}
 	l.mu.Lock()
@@ -290,7 +366,7 @@ func (m *Module) CreateObject(h SessionHandle, tmpl []Attribute) (ObjectHandle, 
 		return 0, err
 	}
 	if value == nil {
-		return l.add(h, s, &object{attrs: a}, nil)
+		return l.add(h, s, &object{}, a, nil)
 	}
 	// The caller's memory may change meanwhile.
 	secret, err := secmem.New(len(value))
@@ -379,7 +455,7 @@ func (m *Module) CopyObject(h SessionHandle, oh ObjectHandle, tmpl []Attribute) 
 	if !o.bool(CKA_COPYABLE) {
 		return 0, CKR_ACTION_PROHIBITED
 	}
-	a, err := l.applyTemplate(sess, o.attrs, tmpl, onCopy)
+	a, err := l.applyTemplate(sess, o.attrs(), tmpl, onCopy)
 	if err != nil {
 		return 0, err
 	}
@@ -392,16 +468,16 @@ func (m *Module) CopyObject(h SessionHandle, oh ObjectHandle, tmpl []Attribute) 
 	if err := l.mayCreate(sess, a); err != nil {
 		return 0, err
 	}
-	c := &object{attrs: a}
-	if !a.hasSecret() {
-		return l.add(h, s, c, nil)
+	c := &object{}
+	if !o.body.hasSecret() {
+		return l.add(h, s, c, a, nil)
 	}
 	if (o.sealed || o.device) && !a.bool(CKA_TOKEN) {
 		c.id, c.sealed, c.device = o.id, o.sealed, o.device
-		return l.add(h, s, c, nil)
+		return l.add(h, s, c, a, nil)
 	}
 	if o.device || o.made != nil {
-		return l.copyDeviceKey(h, s, c, o)
+		return l.copyDeviceKey(h, s, c, o, a)
 	}
 	buf, err := secmem.New(maxSecretKey)
 	if err != nil {
@@ -419,9 +495,9 @@ func (m *Module) CopyObject(h SessionHandle, oh ObjectHandle, tmpl []Attribute) 
 	return l.addKey(h, s, a, live, buf.Bytes()[:n])
 }
 
-// copyDeviceKey stores a copy of a key that the device has made: the key is
-// the same, and never leaves the device. The caller holds s.mu.
-func (l *library) copyDeviceKey(h SessionHandle, s *slot, c, o *object) (ObjectHandle, error) {
+// copyDeviceKey stores a copy c of a key o that the device has made: the key
+// is the same, and never leaves the device. The caller holds s.mu.
+func (l *library) copyDeviceKey(h SessionHandle, s *slot, c, o *object, a attrs) (ObjectHandle, error) {
 	c.made = o.made
 	if o.device {
 		var err error
@@ -429,7 +505,7 @@ func (l *library) copyDeviceKey(h SessionHandle, s *slot, c, o *object) (ObjectH
 			return 0, l.fail("copying a key", s.serial, err)
 		}
 	}
-	return l.add(h, s, c, nil)
+	return l.add(h, s, c, a, nil)
 }
 
 // GetObjectSize is C_GetObjectSize (section 5.7.4): the bytes that the
@@ -444,7 +520,7 @@ func (m *Module) GetObjectSize(h SessionHandle, oh ObjectHandle) (uint, error) {
 	if err != nil {
 		return 0, err
 	}
-	return uint(len(o.attrs.encode())), nil
+	return uint(len(o.body)), nil
 }
 
 // GetAttributeValue is C_GetAttributeValue (section 5.7.5): every entry that
@@ -459,12 +535,12 @@ func (m *Module) GetAttributeValue(h SessionHandle, oh ObjectHandle, tmpl []Attr
 	if err != nil {
 		return err
 	}
-	specs := o.attrs.specs()
+	specs := o.body.specs()
 	var result error
 	for i := range tmpl {
 		t := &tmpl[i]
 		sp := specs[t.Type]
-		v, ok := o.attrs[t.Type]
+		v, ok := o.value(t.Type)
 		if sp != nil && sp.rule&hidden != 0 && o.readable() {
 			buf, err := l.readSecret(sess.slot, o)
 			if err != nil {
@@ -484,8 +560,10 @@ func (m *Module) GetAttributeValue(h SessionHandle, oh ObjectHandle, tmpl []Attr
 			}
 			continue
 		}
-		if c := o.attrs.curve(); t.Type == CKA_EC_POINT && c != nil {
-			v = c.point(v, sess.slot.cfg.ECPointEncoding)
+		if t.Type == CKA_EC_POINT {
+			if c := o.body.curve(); c != nil {
+				v = c.point(v, sess.slot.cfg.ECPointEncoding)
+			}
 		}
 		switch {
 		case t.Buf == nil:
@@ -537,17 +615,17 @@ func (m *Module) SetAttributeValue(h SessionHandle, oh ObjectHandle, tmpl []Attr
 				return err
 			}
 		}
-		if !o.bool(CKA_MODIFIABLE) || o.attrs.trustedCertificate() {
+		if !o.bool(CKA_MODIFIABLE) || o.body.trustedCertificate() {
 			return CKR_ACTION_PROHIBITED
 		}
-		a, err := l.applyTemplate(sess, o.attrs, tmpl, onSet)
+		a, err := l.applyTemplate(sess, o.attrs(), tmpl, onSet)
 		if err != nil {
 			return err
 		}
 		c := *o
-		c.attrs = a
+		c.body = a.encode()
 		if o.token {
-			st, err := s.token.UpdateObject(o.id, o.stamp, a.encode())
+			st, err := s.token.UpdateObject(o.id, o.stamp, c.body)
 			if errors.Is(err, sealstore.ErrChanged) {
 				if err := l.sync(s); err != nil {
 					return err
@@ -603,7 +681,7 @@ func (m *Module) FindObjectsInit(h SessionHandle, tmpl []Attribute) error {
 	op := &findOp{}
 	l.mu.RLock()
 	for o := range s.objs.candidates(tmpl) {
-		if (!o.private || s.user == userIn) && (!o.builtin || asksProfiles(tmpl)) && o.attrs.matches(tmpl) {
+		if (!o.private || s.user == userIn) && (!o.builtin || asksProfiles(tmpl)) && o.matches(tmpl) {
 			op.rest = append(op.rest, o.handle)
 		}
 	}

@@ -31,17 +31,17 @@ func (l *library) audited(sess *session, op *messageOp, data, sig []byte) error 
 
 // recordOf describes a signature for the audit log.
 func recordOf(s *slot, op *messageOp, data []byte, outcome error) audit.Record {
-	a := op.key.attrs
+	b := op.key.body
 	digest := sha256.Sum256(data)
 	r := audit.Record{
 		Token:     s.serial,
-		Key:       hex.EncodeToString(a[CKA_ID]),
-		KeyLabel:  string(a[CKA_LABEL]),
+		Key:       hex.EncodeToString(b.bytes(CKA_ID)),
+		KeyLabel:  string(b.bytes(CKA_LABEL)),
 		Mechanism: op.mechanism(),
 		SHA256:    hex.EncodeToString(digest[:]),
 		Outcome:   RVOf(outcome).Error(),
 	}
-	if point := a[CKA_EC_POINT]; op.row.eddsa != nil && len(point) == eddsa.PublicKeySize {
+	if point := b.bytes(CKA_EC_POINT); op.row.eddsa != nil && len(point) == eddsa.PublicKeySize {
 		r.DID = did.Encode([eddsa.PublicKeySize]byte(point))
 	}
 	if t, err := s.token.Info(); err == nil {

@@ -41,17 +41,15 @@ func (l *library) addProfiles(s *slot) {
 			handle:  ObjectHandle(l.handle()),
 			token:   true,
 			builtin: true,
-			attrs: attrs{
+			unique:  fmt.Sprintf("%s-profile-%d", s.serial, p.id),
+			body: attrs{
 				CKA_CLASS:       ulong(CKO_PROFILE),
-				CKA_TOKEN:       yes,
-				CKA_PRIVATE:     no,
 				CKA_MODIFIABLE:  no,
 				CKA_COPYABLE:    no,
 				CKA_DESTROYABLE: no,
 				CKA_LABEL:       []byte(p.name),
-				CKA_UNIQUE_ID:   fmt.Appendf(nil, "%s-profile-%d", s.serial, p.id),
 				CKA_PROFILE_ID:  ulong(p.id),
-			},
+			}.encode(),
 		})
 	}
 }

@@ -60,6 +60,6 @@ func (a attrs) certify() error {
 
 // trustedCertificate tells whether an object cannot be modified since the SO
 // trusts it (section 4.6.2).
-func (a attrs) trustedCertificate() bool {
-	return a.ulong(CKA_CLASS) == CKO_CERTIFICATE && a.bool(CKA_TRUSTED)
+func (b body) trustedCertificate() bool {
+	return b.ulong(CKA_CLASS) == CKO_CERTIFICATE && b.bool(CKA_TRUSTED)
 }

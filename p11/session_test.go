@@ -101,7 +101,7 @@ func TestProfiles(t *testing.T) {
 	want(t, CKR_ATTRIBUTE_VALUE_INVALID, err)
 	// Nor can a file of the store make one.
 	body := attrs{CKA_CLASS: ulong(CKO_PROFILE), CKA_PROFILE_ID: ulong(uint(5))}.encode()
-	if _, ok := decodeBody(body); ok {
+	if _, ok := parseBody(body); ok {
 		t.Error("a profile is read from the store")
 	}
 }

@@ -117,7 +117,7 @@ func (m *Module) WrapKey(h SessionHandle, mech Mechanism, wrapping, key ObjectHa
 	}
 	o, err := l.object(sess, key)
 	switch {
-	case err != nil || !o.attrs.hasSecret():
+	case err != nil || !o.body.hasSecret():
 		return CKR_KEY_HANDLE_INVALID
 	case !o.bool(CKA_EXTRACTABLE):
 		return CKR_KEY_UNEXTRACTABLE
@@ -159,10 +159,10 @@ const maxWrapped = 512
 
 // wrapText writes what is wrapped of a key to dst, which is secret memory.
 func (l *library) wrapText(s *slot, o *object, dst []byte) (int, error) {
-	if o.attrs.ulong(CKA_CLASS) == CKO_SECRET_KEY {
+	if o.body.ulong(CKA_CLASS) == CKO_SECRET_KEY {
 		return l.secretOf(s, o, dst)
 	}
-	head := pkcs8Head(o.attrs.curve())
+	head := pkcs8Head(o.body.curve())
 	n, err := l.secretOf(s, o, dst[len(head):])
 	copy(dst, head)
 	return len(head) + n, err

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/InterCooperative-Network/icn-p11/internal/secmem"
+	"github.com/InterCooperative-Network/icn-p11/sealstore"
 	"github.com/InterCooperative-Network/icn-p11/sealstore/sealtest"
 )
 
@@ -33,6 +34,28 @@ func BenchmarkObjects(b *testing.B) {
 				must(b, err)
 			}
 		})
+	}
+}
+
+// A program that has just started: all files are read.
+func BenchmarkFirstObjects(b *testing.B) {
+	dir := b.TempDir()
+	_, tok, dev, _ := newToken(b, dir)
+	for range 1000 {
+		_, err := tok.CreateObject(false, make([]byte, 500), nil, nil)
+		must(b, err)
+	}
+	info, err := tok.Info()
+	must(b, err)
+	b.ReportAllocs()
+	for b.Loop() {
+		st := sealstore.Open(dir, dev, nil)
+		tok, err := st.Token(info.Serial)
+		must(b, err)
+		if list, err := tok.Objects(); err != nil || len(list) != 1000 {
+			b.Fatalf("%d objects, %v", len(list), err)
+		}
+		st.Close()
 	}
 }
 

@@ -119,7 +119,7 @@ func (d *decoder) binding() *Binding {
 	for range count[0] {
 		var a Approval
 		for range x.PCRs {
-			a.Values = append(a.Values, d.take(size))
+			a.Values = append(a.Values, bytes.Clone(d.take(size)))
 		}
 		a.Signature = d.sized(maxSignature)
 		a.Ticket = d.optional(maxTicket)

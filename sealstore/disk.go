@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -29,20 +30,18 @@ const racyWindow = 2 * time.Second
 
 // fileID is what tells two versions of a file apart without reading it.
 type fileID struct {
-	dev, ino     uint64
-	size         int64
-	mtime, ctime unix.Timespec
+	dev, ino           uint64
+	size, mtime, ctime int64 // the times in nanoseconds
 }
 
 func identify(st *unix.Stat_t) fileID {
-	return fileID{st.Dev, st.Ino, st.Size, st.Mtim, st.Ctim}
+	return fileID{st.Dev, st.Ino, st.Size, st.Mtim.Nano(), st.Ctim.Nano()}
 }
 
 // settled reports that a file seen at t cannot have changed since without its
 // times showing it.
 func (f fileID) settled(t time.Time) bool {
-	c := time.Unix(f.ctime.Unix())
-	return t.Sub(c) > racyWindow
+	return t.Sub(time.Unix(0, f.ctime)) > racyWindow
 }
 
 // renameat2 is a variable for the tests of file systems that lack it.
@@ -114,12 +113,33 @@ func removeFile(dir, name string) error {
 
 // readAt reads a regular file of at most limit bytes.
 func readAt(dir *os.File, name string, limit int) ([]byte, fileID, error) {
+	return readInto(dir, name, limit, func(n int) []byte { return make([]byte, n) })
+}
+
+// othersFiles: the kernel has refused O_NOATIME, which is for the owner of a file.
+var othersFiles atomic.Bool
+
+// readInto is readAt into memory of the caller's.
+func readInto(dir *os.File, name string, limit int, room func(n int) []byte) ([]byte, fileID, error) {
 	fd := -1
+	open := func(flags int) error {
+		return retry(func() (err error) {
+			fd, err = unix.Openat(int(dir.Fd()), name, flags, 0)
+			return err
+		})
+	}
 	// O_NONBLOCK: a FIFO somebody put there must not make the host wait.
-	err := retry(func() (err error) {
-		fd, err = unix.Openat(int(dir.Fd()), name, unix.O_RDONLY|unix.O_CLOEXEC|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
-		return err
-	})
+	const flags = unix.O_RDONLY | unix.O_CLOEXEC | unix.O_NOFOLLOW | unix.O_NONBLOCK
+	// To write down when it was read can take as long as all else about a file.
+	var err error = unix.EPERM
+	if !othersFiles.Load() {
+		err = open(flags | unix.O_NOATIME)
+	}
+	if err == unix.EPERM {
+		if err = open(flags); err == nil {
+			othersFiles.Store(true)
+		}
+	}
 	if err == unix.ELOOP {
 		return nil, fileID{}, fmt.Errorf("%w: a symbolic link", ErrIntegrity)
 	}
@@ -138,7 +158,7 @@ func readAt(dir *os.File, name string, limit int) ([]byte, fileID, error) {
 	if st.Size > int64(limit) {
 		return nil, id, fmt.Errorf("%w: %d bytes, at most %d are possible", ErrIntegrity, st.Size, limit)
 	}
-	p := make([]byte, st.Size)
+	p := room(int(st.Size))
 	for n := 0; n < len(p); {
 		m := 0
 		if err := retry(func() (err error) { m, err = unix.Read(fd, p[n:]); return err }); err != nil {

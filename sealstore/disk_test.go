@@ -4,7 +4,9 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"runtime"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -87,4 +89,55 @@ func TestReadRefusesOddFiles(t *testing.T) {
 			t.Errorf("%s: %v", n, err)
 		}
 	}
+}
+
+// TestReadLeavesNoTrace: that a file was read is not written down, and one of
+// which only the owner may ask for that is read all the same.
+func TestReadLeavesNoTrace(t *testing.T) {
+	dir := t.TempDir()
+	path := filepath.Join(dir, "file")
+	if err := os.WriteFile(path, []byte("content"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	// Earlier than the last change: what a file system writes down even if it
+	// is mounted with relatime.
+	early := time.Now().Add(-time.Hour)
+	if err := os.Chtimes(path, early, time.Time{}); err != nil {
+		t.Fatal(err)
+	}
+	d, err := openDir(unix.AT_FDCWD, dir, dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer d.Close()
+	read := func() (accessed time.Time) {
+		t.Helper()
+		if p, _, err := readAt(d, "file", 10); err != nil || string(p) != "content" {
+			t.Fatalf("%q, %v", p, err)
+		}
+		var st unix.Stat_t
+		if err := unix.Fstatat(int(d.Fd()), "file", &st, 0); err != nil {
+			t.Fatal(err)
+		}
+		return time.Unix(st.Atim.Unix())
+	}
+	if at := read(); !at.Equal(early) {
+		t.Errorf("the file was accessed at %v, not %v", at, early)
+	}
+
+	if os.Geteuid() != 0 {
+		t.Skip("only root can act as another user")
+	}
+	defer othersFiles.Store(false)
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	if _, err := unix.SetfsuidRetUid(65534); err != nil {
+		t.Fatal(err)
+	}
+	defer unix.SetfsuidRetUid(0)
+	read()
+	if !othersFiles.Load() {
+		t.Error("another user's file was opened as one's own")
+	}
+	read()
 }

@@ -1,6 +1,7 @@
 package sealstore
 
 import (
+	"bytes"
 	"encoding/binary"
 	"fmt"
 	"math"
@@ -33,6 +34,7 @@ const (
 
 	maxTokenFile = 7 + 1 + serialSize + 4 + 8 + 1 + MaxLabel + 2*(2+maxName) + 1 +
 		2*(saltSize+9) + 6*(2+maxBlobPart) + maxBinding + macSize
+	headerSize    = 7 + 1 + 1 + 16 + serialSize + 4 // of an object without a seal
 	maxObjectFile = 7 + 1 + 1 + 16 + serialSize + 2*(2+maxBlobPart) + 2 + MaxAbout + 2 + maxCreation + 2 + maxMark + 4 + nonceSize + MaxBody + overhead
 )
 
@@ -198,7 +200,7 @@ type objectFile struct {
 	Serial     [serialSize]byte
 	Seal       Blob // only with flagSealed; its Creation only with flagCreation
 	Nonce      [nonceSize]byte
-	Ciphertext []byte // of the body, with its tag
+	Ciphertext []byte // of the body, with its tag; where it was decoded, a part of the file
 }
 
 func (f *objectFile) private() bool { return f.Flags&flagPrivate != 0 }
@@ -213,10 +215,11 @@ func (f *objectFile) about() []byte {
 	return f.Seal.Creation.About
 }
 
-// header encodes what stands before the nonce: the associated data of the
+// appendHeader encodes what stands before the nonce: the associated data of the
 // body's encryption. size is the length of the ciphertext.
-func (f *objectFile) header(size int) []byte {
-	b := append([]byte(objectMagic), formatVersion, f.Flags)
+func (f *objectFile) appendHeader(b []byte, size int) []byte {
+	b = append(b, objectMagic...)
+	b = append(b, formatVersion, f.Flags)
 	b = append(b, f.ID[:]...)
 	b = append(b, f.Serial[:]...)
 	if f.sealed() {
@@ -229,15 +232,23 @@ func (f *objectFile) header(size int) []byte {
 }
 
 func (f *objectFile) encode() []byte {
-	b := f.header(len(f.Ciphertext))
+	b := f.appendHeader(nil, len(f.Ciphertext))
 	b = append(b, f.Nonce[:]...)
 	return append(b, f.Ciphertext...)
 }
 
 func decodeObject(p []byte) (*objectFile, error) {
+	f := new(objectFile)
+	if err := f.decode(p); err != nil {
+		return nil, err
+	}
+	return f, nil
+}
+
+// decode fills an empty f.
+func (f *objectFile) decode(p []byte) error {
 	d := decoder{rest: p}
 	d.magic(objectMagic)
-	f := new(objectFile)
 	f.Flags = d.flags(flagPrivate | flagSealed | flagCreation | flagDevice)
 	if !f.sealed() && f.Flags&(flagCreation|flagDevice) != 0 || f.device() && f.Flags&flagCreation != 0 {
 		d.fail("flags %#x", f.Flags)
@@ -256,10 +267,7 @@ func decodeObject(p []byte) (*objectFile, error) {
 	}
 	copy(f.Nonce[:], d.take(nonceSize))
 	f.Ciphertext = d.take(int(size))
-	if err := d.end(); err != nil {
-		return nil, err
-	}
-	return f, nil
+	return d.end()
 }
 
 // setSeal gives f another seal, and says whether it comes with its creation.
@@ -314,7 +322,7 @@ func (d *decoder) fail(format string, args ...any) {
 	}
 }
 
-// take returns a copy, so that no part of a file keeps the whole in memory.
+// take returns a part of the file.
 func (d *decoder) take(n int) []byte {
 	if d.err != nil {
 		return nil
@@ -323,7 +331,7 @@ func (d *decoder) take(n int) []byte {
 		d.fail("ends too early")
 		return nil
 	}
-	p := append([]byte(nil), d.rest[:n]...)
+	p := d.rest[:n:n]
 	d.rest = d.rest[n:]
 	return p
 }
@@ -364,7 +372,8 @@ func (d *decoder) flags(mask byte) byte {
 	return p[0]
 }
 
-// sized takes a field of 1 to limit bytes behind its 16-bit length.
+// sized copies a field of 1 to limit bytes behind its 16-bit length: fields are
+// kept, and none keeps the whole file in memory.
 func (d *decoder) sized(limit int) []byte {
 	p := d.take(2)
 	if p == nil {
@@ -375,7 +384,7 @@ func (d *decoder) sized(limit int) []byte {
 		d.fail("field of %d bytes", n)
 		return nil
 	}
-	return d.take(n)
+	return bytes.Clone(d.take(n))
 }
 
 // optional is sized for a field that may be empty.

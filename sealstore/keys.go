@@ -141,7 +141,7 @@ func (k *keyring) seal(f *objectFile, body []byte) error {
 	if _, err := rand.Read(f.Nonce[:]); err != nil {
 		return err
 	}
-	ad := f.header(len(body) + overhead)
+	ad := f.appendHeader(nil, len(body)+overhead)
 	out := make([]byte, 0, len(body)+overhead)
 	var err error
 	secmem.Compute(func() {
@@ -158,21 +158,44 @@ func (k *keyring) seal(f *objectFile, body []byte) error {
 
 // open decrypts the body of f.
 func (k *keyring) open(f *objectFile) ([]byte, error) {
-	ad := f.header(len(f.Ciphertext))
-	out := make([]byte, 0, len(f.Ciphertext))
-	var err error
-	secmem.Compute(func() {
-		c, e := chacha20poly1305.NewX(k.bodyKey())
-		if e != nil {
-			err = e
-			return
-		}
-		out, err = c.Open(out, f.Nonce[:], f.Ciphertext, ad)
-	})
-	if err != nil {
-		return nil, fmt.Errorf("%w: the object does not authenticate", ErrIntegrity)
+	b := []sealedBody{{file: f}}
+	k.openAll(b)
+	return b[0].body, b[0].err
+}
+
+// sealedBody is a body that openAll decrypts.
+type sealedBody struct {
+	file   *objectFile
+	header []byte
+	body   []byte // nil with err
+	err    error
+}
+
+// openAll decrypts bodies, for which it sets up the cipher and holds signals
+// back once.
+func (k *keyring) openAll(bodies []sealedBody) {
+	headers := make([]byte, 0, len(bodies)*headerSize)
+	for i := range bodies {
+		b := &bodies[i]
+		from := len(headers)
+		headers = b.file.appendHeader(headers, len(b.file.Ciphertext))
+		b.header = headers[from:]
+		b.body = make([]byte, 0, len(b.file.Ciphertext)-overhead)
 	}
-	return out, nil
+	secmem.Compute(func() {
+		c, err := chacha20poly1305.NewX(k.bodyKey())
+		for i := range bodies {
+			b := &bodies[i]
+			if b.err = err; err == nil {
+				b.body, b.err = c.Open(b.body, b.file.Nonce[:], b.file.Ciphertext, b.header)
+			}
+		}
+	})
+	for i := range bodies {
+		if bodies[i].err != nil {
+			bodies[i].body, bodies[i].err = nil, fmt.Errorf("%w: the object does not authenticate", ErrIntegrity)
+		}
+	}
 }
 
 // with runs use with the body of o, and wipes a private one afterwards.

@@ -6,7 +6,6 @@ import (
 	"crypto/sha256"
 	"errors"
 	"fmt"
-	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
@@ -31,17 +30,23 @@ type Object struct {
 	Stamp   uint64 // another one whenever the object has changed, in this process
 }
 
-// entry is what is known of an object's file.
+// entry is what is known of an object's file. There may be many thousands, so
+// that it holds no more of the file than it will be asked for.
 type entry struct {
-	id    fileID
-	at    time.Time
-	hash  [sha256.Size]byte
-	stamp uint64
-	file  *objectFile // nil: the file is malformed
-	body  []byte
-	open  bool  // body is decrypted
-	bad   error // why the object cannot be used
+	id      fileID
+	hash    [sha256.Size]byte
+	stamp   uint64
+	file    *objectFile // nil: an open public object without a seal, or a malformed file
+	body    []byte
+	bad     error // why the object cannot be used
+	flags   byte  // of the file
+	open    bool  // body is decrypted
+	settled bool  // the times of the file can be trusted
 }
+
+func (e *entry) private() bool { return e.flags&flagPrivate != 0 }
+func (e *entry) device() bool  { return e.flags&flagDevice != 0 }
+func (e *entry) sealed() bool  { return e.flags&flagSealed != 0 && !e.device() }
 
 // Objects lists the public objects, and the private ones while the user is
 // logged in, by ID. Files that have not changed are not read again. Damaged
@@ -138,41 +143,41 @@ func (v *view) scan() (out []Object, left []Damage, err error) {
 	if err != nil {
 		return nil, nil, readError(dir.Name(), err)
 	}
-	seen := make(map[ID]bool, len(names))
+	names = slices.DeleteFunc(names, func(n string) bool {
+		_, ok := parseID(n)
+		if !ok && !strings.HasPrefix(n, tempPrefix) {
+			t.store.report(filepath.Join(dir.Name(), n), fileID{}, "ignoring a foreign file", errors.New("its name is not an object's"))
+		}
+		return !ok
+	})
+	slices.Sort(names) // which is by ID, too
+	if t.objects == nil {
+		t.objects = make(map[ID]*entry, len(names))
+	}
+	there := 0 // entries whose files are
 	out = make([]Object, 0, len(names))
-	for _, n := range names {
-		id, ok := parseID(n)
-		if !ok {
-			if !strings.HasPrefix(n, tempPrefix) {
-				t.store.report(filepath.Join(dir.Name(), n), fileID{}, "ignoring a foreign file", errors.New("its name is not an object's"))
+	for i, l := range v.lookAll(dir, names) {
+		e, err := v.enter(dir, l)
+		if t.objects[l.id] != nil {
+			there++
+		}
+		switch {
+		case errors.Is(err, ErrNotFound):
+		case err != nil:
+			left = append(left, Damage{filepath.Join(dir.Name(), names[i]), err})
+		case e.open && (!e.private() || v.userIn()):
+			out = append(out, v.object(l.id, e))
+		}
+	}
+	if there < len(t.objects) {
+		for id, e := range t.objects {
+			if _, found := slices.BinarySearch(names, idName(id)); !found {
+				e.wipe()
+				delete(t.objects, id)
+				t.changes++
 			}
-			continue
-		}
-		e, err := v.refresh(dir, id, false)
-		if errors.Is(err, ErrNotFound) {
-			continue
-		}
-		seen[id] = true
-		if err != nil {
-			left = append(left, Damage{filepath.Join(dir.Name(), n), err})
-			continue
-		}
-		if !e.open {
-			continue
-		}
-		if o := v.object(id, e); !o.Private || v.userIn() {
-			out = append(out, o)
 		}
 	}
-	for id, e := range t.objects {
-		if !seen[id] {
-			e.wipe()
-			delete(t.objects, id)
-			t.changes++
-		}
-	}
-	slices.SortFunc(out, func(a, b Object) int { return bytes.Compare(a.ID[:], b.ID[:]) })
-	slices.SortFunc(left, func(a, b Damage) int { return strings.Compare(a.Path, b.Path) })
 	t.whole = seenAs
 	return out, left, nil
 }
@@ -182,7 +187,7 @@ func (v *view) userIn() bool { return v.t.root != nil && v.t.role == User }
 // object makes a caller's Object of an entry. The body of a private object is a
 // copy, since Logout wipes the original.
 func (v *view) object(id ID, e *entry) Object {
-	o := Object{ID: id, Private: e.file.private(), Sealed: e.file.sealed() && !e.file.device(), Device: e.file.device(), Stamp: e.stamp, Body: e.body}
+	o := Object{ID: id, Private: e.private(), Sealed: e.sealed(), Device: e.device(), Stamp: e.stamp, Body: e.body}
 	if o.Private {
 		o.Body = bytes.Clone(e.body)
 	}
@@ -217,80 +222,13 @@ func (t *Token) belong(in instance) {
 // as the login allows. With reread, the file is read in any case. The entry may
 // be bad, which is returned as the error too. Token.cache is held.
 func (v *view) refresh(dir *os.File, id ID, reread bool) (*entry, error) {
-	t, name := v.t, idName(id)
-	path := filepath.Join(dir.Name(), name)
-	e := t.objects[id]
-	now := time.Now()
-	if e != nil && !reread && e.id.settled(e.at) {
-		if cur, err := statAt(dir, name); err == nil && cur == e.id {
-			return e, v.decrypt(path, e)
-		}
-	}
-	p, cur, err := readAt(dir, name, maxObjectFile)
-	if err != nil && !errors.Is(err, ErrIntegrity) {
-		if errors.Is(err, fs.ErrNotExist) {
-			if e != nil {
-				e.wipe()
-				delete(t.objects, id)
-				t.changes++
-			}
-			return nil, fmt.Errorf("object %s of token %s: %w", name, t.serial, ErrNotFound)
-		}
-		t.store.report(path, cur, "object left out", err)
-		return nil, readError(path, err)
-	}
-	hash := sha256.Sum256(p)
-	if e != nil && err == nil && e.hash == hash {
-		e.id, e.at = cur, now
-		return e, v.decrypt(path, e)
-	}
-	if e != nil {
-		e.wipe()
-	}
-	t.stamps++
-	e = &entry{id: cur, at: now, hash: hash, stamp: t.stamps, bad: err}
-	if e.bad == nil {
-		e.file, e.bad = decodeObject(p)
-	}
-	if e.bad == nil {
-		e.bad = t.own(e.file, id)
-	}
-	if t.objects == nil {
-		t.objects = map[ID]*entry{}
-	}
-	t.objects[id] = e
-	t.changes++
-	if e.bad != nil {
-		t.store.report(path, cur, "object left out", e.bad)
-	}
-	return e, v.decrypt(path, e)
-}
-
-// decrypt opens the body of an entry if the login allows it.
-func (v *view) decrypt(path string, e *entry) error {
-	if e.bad == nil && !e.open {
-		k, err := v.ring(e.file.private())
-		if err != nil {
-			return nil // stays closed
-		}
-		v.t.changes++
-		if e.body, e.bad = k.open(e.file); e.bad == nil {
-			e.open = true
-			if !e.file.private() {
-				e.file.Ciphertext = nil // what is public stays open
-			}
-		} else {
-			v.t.store.report(path, e.id, "object left out", e.bad)
-		}
-	}
-	if e.bad != nil {
-		return fmt.Errorf("%s: %w", path, e.bad)
-	}
-	return nil
+	var l [1]looked
+	v.look(dir, []string{idName(id)}, l[:], new(shelf), reread)
+	return v.enter(dir, l[0])
 }
 
 func (e *entry) wipe() {
-	if e.file != nil && e.file.private() {
+	if e.private() {
 		secmem.Wipe(e.body)
 	}
 	e.body, e.open = nil, false
@@ -303,7 +241,7 @@ func (t *Token) forgetPrivate() {
 	t.checked = nil
 	t.changes++
 	for _, e := range t.objects {
-		if e.file != nil && e.file.private() {
+		if e.private() {
 			e.wipe()
 		}
 	}
@@ -379,7 +317,7 @@ func (v *view) find(id ID, reread bool) (*entry, error) {
 		return nil, err
 	}
 	if !e.open {
-		_, err := v.ring(e.file.private())
+		_, err := v.ring(e.private())
 		return nil, err
 	}
 	return e, nil
@@ -533,7 +471,7 @@ func (t *Token) remember(f *objectFile, in instance, data, body []byte) (Object,
 		old.wipe()
 	}
 	t.stamps++
-	e := &entry{id: id, at: time.Now(), hash: sha256.Sum256(data), stamp: t.stamps, file: f}
+	e := &entry{id: id, hash: sha256.Sum256(data), stamp: t.stamps, file: f, flags: f.Flags}
 	t.belong(in)
 	if t.objects == nil {
 		t.objects = map[ID]*entry{}
@@ -582,11 +520,14 @@ func (t *Token) reencrypt(id ID, stamp uint64, body []byte) (*objectFile, instan
 	if e.stamp != stamp {
 		return nil, instance{}, fmt.Errorf("object %s of token %s: %w", idName(id), t.serial, ErrChanged)
 	}
-	k, err := v.ring(e.file.private())
+	k, err := v.ring(e.private())
 	if err != nil {
 		return nil, instance{}, err
 	}
-	f := *e.file
+	f := objectFile{Flags: e.flags, ID: id, Serial: t.raw}
+	if e.file != nil {
+		f = *e.file
+	}
 	return &f, v.file.instance(), k.seal(&f, body)
 }
 
@@ -686,7 +627,7 @@ func (t *Token) knownFiles(id ID) (*tokenFile, *objectFile) {
 	t.cache.Lock()
 	defer t.cache.Unlock()
 	e := t.objects[id]
-	if t.file == nil || e == nil || !e.open || e.bad != nil || !t.fileID.settled(t.fileAt) || !e.id.settled(e.at) {
+	if t.file == nil || e == nil || e.file == nil || !e.open || e.bad != nil || !t.fileID.settled(t.fileAt) || !e.settled {
 		return nil, nil
 	}
 	if now, err := statPath(filepath.Join(t.path, tokenName)); err != nil || now != t.fileID {
@@ -706,7 +647,7 @@ func (v *view) sealed(id ID, device bool) (*objectFile, error) {
 	if err != nil {
 		return nil, err
 	}
-	if !e.file.sealed() || e.file.device() != device {
+	if e.flags&flagSealed == 0 || e.device() != device {
 		return nil, fmt.Errorf("object %s of token %s: a sealed secret: %w", idName(id), v.t.serial, ErrNotFound)
 	}
 	return e.file, nil

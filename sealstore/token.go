@@ -533,9 +533,20 @@ func idName(id ID) string { return hex.EncodeToString(id[:]) }
 
 // parseID takes an object's file name apart.
 func parseID(name string) (id ID, ok bool) {
-	b, err := hex.DecodeString(name)
-	if err != nil || len(b) != len(id) || hex.EncodeToString(b) != name {
+	if len(name) != 2*len(id) {
 		return id, false
 	}
-	return ID(b), true
+	for i := range len(name) {
+		c := name[i]
+		switch {
+		case '0' <= c && c <= '9':
+			c -= '0'
+		case 'a' <= c && c <= 'f':
+			c -= 'a' - 10
+		default:
+			return ID{}, false
+		}
+		id[i/2] = id[i/2]<<4 | c
+	}
+	return id, true
 }

@@ -1,0 +1,225 @@
+package sealstore
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"runtime"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// looked is what a look at an object's file has shown.
+type looked struct {
+	id     ID
+	entry  *entry // nil: there is no file, or it cannot be read
+	err    error  // why
+	fresh  bool   // the entry is not known yet
+	opened bool   // the body was decrypted, or turned out to be damaged
+}
+
+// batchSize is how many files are read before what they hold is decrypted.
+const batchSize = 64
+
+// shelf is room for the files of a batch, which another batch can use again.
+type shelf struct {
+	bytes  []byte
+	files  []objectFile
+	closed []sealedBody
+	of     []*looked // that each of closed is of
+}
+
+func newShelf() *shelf {
+	return &shelf{bytes: make([]byte, 0, batchSize<<10), files: make([]objectFile, 0, batchSize)}
+}
+
+func (s *shelf) room(n int) []byte {
+	from := len(s.bytes)
+	if n > cap(s.bytes)-from {
+		return make([]byte, n)
+	}
+	s.bytes = s.bytes[:from+n]
+	return s.bytes[from : from+n : from+n]
+}
+
+func (s *shelf) file() *objectFile {
+	if len(s.files) == cap(s.files) {
+		return new(objectFile)
+	}
+	s.files = append(s.files, objectFile{})
+	return &s.files[len(s.files)-1]
+}
+
+func (s *shelf) clear() { s.bytes, s.files = s.bytes[:0], s.files[:0] }
+
+// lookAll looks at the files of objects on all processors: most of the time is
+// spent in system calls. Token.cache is held.
+func (v *view) lookAll(dir *os.File, names []string) []looked {
+	out := make([]looked, len(names))
+	var next atomic.Int64
+	work := func() {
+		s := newShelf()
+		for {
+			to := int(next.Add(batchSize))
+			from := to - batchSize
+			if from >= len(names) {
+				return
+			}
+			to = min(to, len(names))
+			v.look(dir, names[from:to], out[from:to], s, false)
+		}
+	}
+	var others sync.WaitGroup
+	var panicked atomic.Pointer[any]
+	for range min(runtime.GOMAXPROCS(0), (len(names)+batchSize-1)/batchSize) - 1 {
+		others.Go(func() {
+			// The caller's goroutine has somebody who recovers, this one has not.
+			defer func() {
+				if p := recover(); p != nil {
+					panicked.Store(&p)
+				}
+			}()
+			work()
+		})
+	}
+	work()
+	others.Wait()
+	if p := panicked.Load(); p != nil {
+		panic(*p)
+	}
+	return out
+}
+
+// look brings the entries of objects up to date, decrypting bodies as far as
+// the login allows, and leaves it to enter to make them known: it only reads
+// Token.objects, so that others may look at other objects meanwhile. With
+// reread, the files are read in any case. Token.cache is held.
+func (v *view) look(dir *os.File, names []string, out []looked, s *shelf, reread bool) {
+	now := time.Now()
+	for i, n := range names {
+		out[i] = v.read(dir, n, now, s, reread)
+	}
+	for _, private := range []bool{false, true} {
+		k, err := v.ring(private)
+		if err != nil {
+			continue // they stay closed
+		}
+		s.closed, s.of = s.closed[:0], s.of[:0]
+		for i := range out {
+			if e := out[i].entry; e != nil && e.bad == nil && !e.open && e.private() == private {
+				s.closed, s.of = append(s.closed, sealedBody{file: e.file}), append(s.of, &out[i])
+			}
+		}
+		if len(s.closed) == 0 {
+			continue
+		}
+		k.openAll(s.closed)
+		for i, b := range s.closed {
+			l := s.of[i]
+			l.opened = true
+			l.entry.body, l.entry.bad, l.entry.open = b.body, b.err, b.err == nil
+		}
+	}
+	for i := range out {
+		if out[i].fresh || out[i].opened {
+			out[i].entry.slim(out[i].fresh)
+		}
+	}
+	s.clear()
+}
+
+// read reads the file of an object if it is another than last time.
+func (v *view) read(dir *os.File, name string, now time.Time, s *shelf, reread bool) looked {
+	id, _ := parseID(name)
+	e := v.t.objects[id]
+	if e != nil && !reread && e.settled {
+		if cur, err := statAt(dir, name); err == nil && cur == e.id {
+			return looked{id: id, entry: e}
+		}
+	}
+	p, cur, err := readInto(dir, name, maxObjectFile, s.room)
+	if err != nil && !errors.Is(err, ErrIntegrity) {
+		return looked{id: id, err: err}
+	}
+	hash := sha256.Sum256(p)
+	if e != nil && err == nil && e.hash == hash {
+		e.id, e.settled = cur, cur.settled(now)
+		return looked{id: id, entry: e}
+	}
+	e = &entry{id: cur, settled: cur.settled(now), hash: hash, bad: err}
+	if e.bad == nil {
+		e.file = s.file()
+		e.bad = e.file.decode(p)
+	}
+	if e.bad == nil {
+		e.bad = v.t.own(e.file, id)
+	}
+	if e.bad == nil {
+		e.flags = e.file.Flags
+	}
+	return looked{id: id, entry: e, fresh: true}
+}
+
+// slim lets go of all that nobody will ask of a file again. What a fresh entry
+// keeps it moves off the shelf.
+func (e *entry) slim(fresh bool) {
+	done := e.open && !e.private() // what is public stays open
+	switch {
+	case e.bad != nil, done && e.flags&flagSealed == 0:
+		e.file = nil
+		return
+	case fresh:
+		f := *e.file
+		e.file = &f
+	}
+	if done {
+		e.file.Ciphertext = nil
+	} else if fresh {
+		e.file.Ciphertext = bytes.Clone(e.file.Ciphertext)
+	}
+}
+
+// enter makes known what a look has shown. The entry may be bad, which is
+// returned as the error too. Token.cache is held.
+func (v *view) enter(dir *os.File, l looked) (*entry, error) {
+	t, id := v.t, l.id
+	path := func() string { return filepath.Join(dir.Name(), idName(id)) }
+	old, e := t.objects[id], l.entry
+	switch {
+	case errors.Is(l.err, fs.ErrNotExist):
+		if old != nil {
+			old.wipe()
+			delete(t.objects, id)
+			t.changes++
+		}
+		return nil, fmt.Errorf("object %s of token %s: %w", idName(id), t.serial, ErrNotFound)
+	case l.err != nil:
+		t.store.report(path(), fileID{}, "object left out", l.err)
+		return nil, readError(path(), l.err)
+	case l.fresh:
+		if old != nil {
+			old.wipe()
+		}
+		if t.objects == nil {
+			t.objects = map[ID]*entry{}
+		}
+		t.stamps++
+		e.stamp = t.stamps
+		t.objects[id] = e
+	}
+	if l.fresh || l.opened {
+		t.changes++
+		if e.bad != nil {
+			t.store.report(path(), e.id, "object left out", e.bad)
+		}
+	}
+	if e.bad != nil {
+		return e, fmt.Errorf("%s: %w", path(), e.bad)
+	}
+	return e, nil
+}
