@@ -50,6 +50,7 @@ step go test -count=1 -timeout 30m ./test/build ./test/conformance ./test/p11too
 for script in test/chost/*.sh test/clients/*.sh; do
     step "$script"
 done
+step test/demo.sh
 # A look, for some seconds, at what make fuzz does for longer.
 step test/fuzz/run.sh 5
 
