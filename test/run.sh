@@ -25,22 +25,28 @@ step() {
     }
 }
 
+# PINs and passphrases are made slow to try. Tests that are about something else
+# would spend most of their time in that, so they run with the least cost; what
+# is built for use has the full one, as have the searches of memory.
+cheap='-tags=cheappins'
 step go vet ./...
+step go vet $cheap ./sealstore ./internal/backup
 # The tests that search memory do it in both builds that there are, and without
 # the race detector, which has a memory of its own.
 memory='CommandMemory|MigrationMemory|NotInMemory|UnderSignals'
+full='PINCost|PassphraseCost'
 # The race detector costs several times the work. It is where goroutines meet in
 # what is tested: in the packages, but not in tests that try very many cases in
 # one goroutine, nor in TestTPM, whose suite TestMemory runs, nor in a command
 # beyond its bar and its agent.
 cases='^TestTPM$|^TestTampered|^TestHostile|^TestDamage'
 mapfile -t packages < <(go list ./... | grep -vE "/(cmd/icn-p11|test/build|test/p11tool|test/conformance)$")
-step go test -race -timeout 30m -skip "$memory|$cases" "${packages[@]}"
-step go test -race -timeout 20m -skip "$memory" -run 'Agent|Bar|Progress|SlowTPM' ./cmd/icn-p11
-step go test -timeout 30m -skip "$memory" ./cmd/icn-p11
-step go test -timeout 30m -run "Faults|$cases" "${packages[@]}"
+step go test $cheap -race -timeout 30m -skip "$memory|$cases" "${packages[@]}"
+step go test $cheap -race -timeout 20m -skip "$memory" -run 'Agent|Bar|Progress|SlowTPM' ./cmd/icn-p11
+step go test $cheap -timeout 30m -skip "$memory" ./cmd/icn-p11
+step go test $cheap -timeout 30m -run "Faults|$cases" "${packages[@]}"
 for experiment in noruntimesecret runtimesecret; do
-    step env GOEXPERIMENT=$experiment go test -count=1 -timeout 10m -run "$memory" ./internal/secmem ./internal/backup ./sealstore
+    step env GOEXPERIMENT=$experiment go test -count=1 -timeout 10m -run "$memory|$full" ./internal/secmem ./internal/backup ./sealstore
 done
 step go test -count=1 -timeout 20m -run "$memory" ./cmd/icn-p11
 # The clients of the built module run anew each time, since go test does not
