@@ -442,7 +442,7 @@ func TestDemoIsRun(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if !bytes.Contains(text, []byte("\nstep test/demo.sh\n")) {
+	if !regexp.MustCompile(`(?m)^ *step test/demo\.sh$`).Match(text) {
 		t.Error("test/run.sh does not run test/demo.sh")
 	}
 }
