@@ -260,10 +260,6 @@ func draw(s Sealer, label string, dst []byte) error {
 	return err
 }
 
-// pinCost is what one try of a PIN costs: OWASP's minimum, since the TPM limits
-// guessing. It is a variable for the tests, whose PINs are cheap.
-var pinCost = kdf{Memory: 19 << 10, Passes: 2, Lanes: 1}
-
 func newKDF() (kdf, error) {
 	k := pinCost
 	_, err := rand.Read(k.Salt[:])

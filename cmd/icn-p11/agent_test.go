@@ -381,6 +381,7 @@ func TestAgentOfSystemd(t *testing.T) {
 func TestCommandMemoryOfAgent(t *testing.T) {
 	for _, experiment := range experiments {
 		t.Run(experiment, func(t *testing.T) {
+			t.Parallel()
 			w := newWatched(t, buildCommand(t, experiment))
 			w.look = func(int, int) {}
 			user, so, label, passphrase := newPIN(), newPIN(), newPIN(), newPIN()

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -31,8 +32,36 @@ var documents = map[string]func(t *testing.T, home string, chip *swtpmtest.TPM){
 	"icn.md":           icnHome,
 }
 
-// A block of a document that is run. Besides what is marked sh, a document may
-// have these comments on lines of their own, which no reader sees:
+// notRun are the commands of documents that stand there for a reader alone, as
+// blocks marked console, with what they need and what tests the same thing.
+var notRun = []struct {
+	why      string
+	commands []string
+}{
+	{"they build and install: test/run.sh and test/interop/run.sh do so before all else, and test/run.sh runs the demo",
+		[]string{"make", "make test", "make demo", "sudo make install"}},
+	{"a TPM chip and its device", []string{"ls -l /dev/tpm*", `sudo usermod -aG tss "$USER"`}},
+	{"tpm2-abrmd on the system bus: setup.md runs it on one of its own behind them",
+		[]string{"sudo apt install tpm2-abrmd && sudo systemctl enable --now tpm2-abrmd", `echo 'device_path = "tabrmd:"' | sudo tee /etc/icn/icn-p11.conf`}},
+	{"somebody who types an SO PIN for root: testdata/script/nopin.txtar makes such a token", []string{"icn-p11 init --label server --no-pin"}},
+	{"systemd as the user's manager: TestAgentOfSystemd starts the units' service as systemd does",
+		[]string{"systemctl --user enable --now icn-p11-agent@node.socket", "export SSH_AUTH_SOCK=$XDG_RUNTIME_DIR/icn-p11/node.sock", "ssh-add -X"}},
+	{"a second host, or podman: test/clients/ssh-agent.sh has an sshd and namespaces of its own",
+		[]string{"ssh-copy-id -i node.pub host", "ssh host", "ssh -A host icn-p11 agent sign --format raw - <message >message.raw",
+			`podman run --volume "$SSH_AUTH_SOCK:/agent.sock" --env SSH_AUTH_SOCK=/agent.sock IMAGE ssh-add -l`}},
+	{"a module where ssh-agent allows it", []string{"ssh-add -s /usr/local/lib/pkcs11/icn-p11.so"}},
+	{"journald: internal/audit tests what it is sent",
+		[]string{"journalctl MESSAGE_ID=4eddab38172d46b690079ae0be6cf51d ICN_P11_OUTCOME=CKR_OK -o json", "journalctl SYSLOG_IDENTIFIER=icn-p11 ICN_P11_TOKEN_LABEL=node _UID=33"}},
+	{"systemd: TestObservabilityUnits looks at the units, and what they run is run behind them",
+		[]string{"cp icn-p11-metrics.service icn-p11-metrics.timer /etc/systemd/system/", "systemctl enable --now icn-p11-metrics.timer"}},
+	{"a group: test/p11tool TestGroupReadStore has one", []string{"chgrp -R GROUP DIR; chmod -R u=rwX,g=rX,o= DIR"}},
+	{"much time: make test and make fuzz run the same for less or longer",
+		[]string{"ICN_P11_LONG=1 go test -timeout 0 -run 'Faults|AllOrNothing' ./p11 ./sealstore ./cmd/icn-p11", "go test -run '^$' -fuzz '^FuzzTemplate$' ./p11",
+			"test/fuzz/go.sh 120 'internal/(backup|migration)'", "test/fuzz/run.sh replay sequence 1234"}},
+}
+
+// A block of a document. Those marked sh are run. A document may also have
+// these comments on lines of their own, which no reader sees:
 //
 //	<!-- on NAME -->  what follows runs on another machine
 //	<!-- compare -->  the next block, marked console, is run too: what stands
@@ -46,18 +75,25 @@ type block struct {
 	line    int
 	machine string
 	lines   []string
-	console bool
+	kind    string // what it is marked as
+	console bool   // run, and compared
 }
 
-func blocks(text string) (all []block) {
+// blocks are those of a document that are run, and the others. Those that have a
+// test of their own are neither.
+func blocks(text string) (run, others []block) {
 	machine, compare, elsewhere := "machine", false, false
 	var b *block
 	for i, line := range strings.Split(text, "\n") {
 		on := regexp.MustCompile(`^<!-- on (\w+) -->$`).FindStringSubmatch(line)
 		switch {
 		case b != nil && line == "```":
-			if b.line > 0 && !elsewhere {
-				all = append(all, *b)
+			switch {
+			case elsewhere:
+			case b.kind == "sh" || b.console:
+				run = append(run, *b)
+			default:
+				others = append(others, *b)
 			}
 			b = nil
 		case b != nil:
@@ -70,16 +106,14 @@ func blocks(text string) (all []block) {
 			elsewhere = false
 		case line == "<!-- compare -->":
 			compare = true
-		case line == "```sh":
-			b = &block{line: i + 1, machine: machine}
-		case line == "```console" && compare:
-			b = &block{line: i + 1, machine: machine, console: true}
-			compare = false
 		case strings.HasPrefix(line, "```"):
-			b = &block{} // not run
+			b = &block{line: i + 1, machine: machine, kind: line[3:]}
+			if b.kind == "console" {
+				b.console, compare = compare, false
+			}
 		}
 	}
-	return all
+	return run, others
 }
 
 // printed is a command of a console block with what it shall print.
@@ -93,6 +127,9 @@ func (b *block) commands() (all []printed) {
 	for i, line := range b.lines {
 		last := len(all) - 1
 		command, ok := strings.CutPrefix(line, "$ ")
+		if !ok && !b.console {
+			command, ok = strings.CutPrefix(line, "# ") // root's prompt
+		}
 		switch {
 		case ok:
 			all = append(all, printed{line: b.line + 1 + i, command: command})
@@ -151,7 +188,7 @@ func TestDocuments(t *testing.T) {
 // runDocument runs a document in one shell, which ends with the first command
 // that fails.
 func runDocument(t *testing.T, text string, prepare func(t *testing.T, home string, chip *swtpmtest.TPM)) {
-	all := blocks(text)
+	all, _ := blocks(text)
 	if len(all) == 0 {
 		t.Fatal("nothing to run")
 	}
@@ -255,29 +292,159 @@ func runScript(t *testing.T, work, lines string) error {
 	return status
 }
 
-// Every document with commands is run somewhere.
+// allDocuments are the README and those in docs and docs/clients: their texts by
+// their paths from the root.
+func allDocuments(t *testing.T) map[string]string {
+	t.Helper()
+	all := map[string]string{}
+	for _, pattern := range []string{"README.md", "docs/*.md", "docs/clients/*.md"} {
+		files, err := filepath.Glob("../../" + pattern)
+		if err != nil || len(files) == 0 {
+			t.Fatalf("no %s, %v", pattern, err)
+		}
+		for _, f := range files {
+			text, err := os.ReadFile(f)
+			if err != nil {
+				t.Fatal(err)
+			}
+			all[strings.TrimPrefix(f, "../../")] = string(text)
+		}
+	}
+	return all
+}
+
+// Every command of every document is run somewhere, or is among those that are
+// known not to be.
 func TestDocumentsAreRun(t *testing.T) {
 	elsewhere, err := os.ReadFile("../../test/interop/clients/docs.sh")
 	if err != nil {
 		t.Fatal(err)
 	}
-	run := scripts(t)
-	files, err := filepath.Glob("../../docs/*.md")
-	if err != nil || len(files) < 5 {
-		t.Fatalf("%d documents, %v", len(files), err)
+	testscripts := scripts(t)
+	unseen := map[string]bool{}
+	for _, n := range notRun {
+		for _, c := range n.commands {
+			unseen[c] = true
+		}
 	}
-	for _, f := range files {
-		text, err := os.ReadFile(f)
+	known := maps.Clone(unseen)
+	for name, text := range allDocuments(t) {
+		run, others := blocks(text)
+		base, inDocs := strings.CutPrefix(name, "docs/")
+		_, here := documents[base]
+		if len(run) > 0 && !(here && inDocs) && !bytes.Contains(elsewhere, []byte(`"$ROOT/`+name+`"`)) &&
+			!strings.Contains(testscripts, "$DOCS/"+base) && !strings.HasPrefix(base, "clients/") {
+			t.Errorf("nothing runs the commands of %s", name)
+		}
+		for _, b := range others {
+			for _, c := range unmarked(&b, known) {
+				t.Errorf("%s, line %d: %s", name, b.line, c)
+			}
+			for _, p := range b.commands() {
+				delete(unseen, plain(p.command))
+			}
+		}
+		if i := regexp.MustCompile("\n\n    \\S").FindStringIndex(text); i != nil {
+			t.Errorf("%s, line %d: an indented block tells nobody what it is", name, strings.Count(text[:i[1]], "\n")+1)
+		}
+	}
+	for c := range unseen {
+		t.Errorf("no document has the command %s", c)
+	}
+	clients(t)
+}
+
+// plain is a command without the comment behind it.
+func plain(command string) string {
+	return regexp.MustCompile(`\s+# .*$`).ReplaceAllString(command, "")
+}
+
+// unmarked are the commands of a block, none of those that are run, that are not
+// known as such. Lines of a text that begin with the name of this program show
+// how it is called, and must be such that it takes them.
+func unmarked(b *block, known map[string]bool) (wrong []string) {
+	switch b.kind {
+	case "":
+		return []string{"a block that is marked as nothing"}
+	case "console":
+		all := b.commands()
+		if len(all) == 0 {
+			return []string{"a console without a command"}
+		}
+		for _, p := range all {
+			if !known[plain(p.command)] {
+				wrong = append(wrong, "nothing runs "+p.command)
+			}
+		}
+	case "text":
+		for _, line := range b.lines {
+			if strings.HasPrefix(line, "icn-p11 ") {
+				if _, err := parse(plain(line), true); err != nil {
+					wrong = append(wrong, err.Error())
+				}
+			}
+		}
+	}
+	return wrong
+}
+
+// Whatever documents and manuals say of the program in passing are commands and
+// flags that there are.
+func TestMentions(t *testing.T) {
+	mention := regexp.MustCompile("`(icn-p11 [^`]+)`")
+	// What is signed or derived from begins with the name, too, and VERB is any.
+	label := regexp.MustCompile(`^icn-p11 (VERB .*|\d.*|approver|migration (offer|proof)|attestation .* v1)$`)
+	seen := 0
+	for name, text := range allDocuments(t) {
+		for _, m := range mention.FindAllStringSubmatch(text, -1) {
+			line := strings.Join(strings.Fields(m[1]), " ")
+			if label.MatchString(line) {
+				continue
+			}
+			seen++
+			if _, err := parse(line, false); err != nil {
+				t.Errorf("%s: %v", name, err)
+			}
+		}
+	}
+	manuals, err := filepath.Glob("../../docs/man/*")
+	if err != nil || len(manuals) != 3 {
+		t.Fatalf("manuals: %v, %v", manuals, err)
+	}
+	examples := regexp.MustCompile(`(?m)^\.(?:Dl|Ql) (icn-p11 .*?)(?: [;:,.])?$`)
+	for _, f := range manuals {
+		page, err := os.ReadFile(f)
 		if err != nil {
 			t.Fatal(err)
 		}
-		name := filepath.Base(f)
-		if _, here := documents[name]; len(blocks(string(text))) > 0 && !here && !bytes.Contains(elsewhere, []byte(`"$docs/`+name+`"`)) &&
-			!strings.Contains(run, "$DOCS/"+name) {
-			t.Errorf("nothing runs the commands of %s", name)
+		_, part, ok := strings.Cut(string(page), "\n.Sh EXAMPLES\n")
+		if !ok {
+			t.Errorf("%s has no examples", f)
+		}
+		found := examples.FindAllStringSubmatch(part, -1)
+		if strings.HasSuffix(f, ".1") && len(found) < 5 {
+			t.Errorf("%s has %d examples", f, len(found))
+		}
+		for _, m := range found {
+			if _, err := parse(m[1], true); err != nil {
+				t.Errorf("%s: %v", f, err)
+			}
 		}
 	}
-	clients(t)
+	if seen < 40 {
+		t.Errorf("only %d mentions", seen)
+	}
+}
+
+// What stands in the README first is run by make test.
+func TestDemoIsRun(t *testing.T) {
+	text, err := os.ReadFile("../../test/run.sh")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !regexp.MustCompile(`(?m)^ *step test/demo\.sh$`).Match(text) {
+		t.Error("test/run.sh does not run test/demo.sh")
+	}
 }
 
 // clients checks that each page of docs/clients is among those that test/pages.sh
@@ -323,14 +490,22 @@ func clients(t *testing.T) {
 // What the documents' tests would not see, they would not test.
 func TestDocumentsCanFail(t *testing.T) {
 	const document = "```sh\nname=node\n```\n\n<!-- compare -->\n```console\n$ echo \"$name\" \\\n    1234\nnode  …\n$ false\n```\n\n" +
-		"```console\n$ false\nnot run\n```\n\n<!-- on other -->\n```sh\nbasename \"$HOME\" >name\n```\n\n<!-- compare -->\n```console\n$ cat name\nother\n$ true\nother\n```\n\n```sh\ntrue\nfalse\n```\n"
-	all := blocks(document)
-	if len(all) != 5 || all[0].machine != "machine" || all[4].machine != "other" || all[4].line != 31 {
+		"```console\n$ cp a b  # and so on\n# mv a \\\n    b\nnot run\n```\n\n```\nfalse\n```\n\n```text\nicn-p11 pin TOKEN --sideways\nicn-p11 pcr TOKEN\nicn-p11 list  # all\n```\n\n<!-- on other -->\n```sh\nbasename \"$HOME\" >name\n```\n\n<!-- compare -->\n```console\n$ cat name\nother\n$ true\nother\n```\n\n```sh\ntrue\nfalse\n```\n"
+	all, others := blocks(document)
+	if len(all) != 5 || all[0].machine != "machine" || all[4].machine != "other" || all[4].line != 43 {
 		t.Fatalf("%+v", all)
+	}
+	var wrong []string
+	for _, b := range others {
+		wrong = append(wrong, unmarked(&b, map[string]bool{"cp a b": true})...)
+	}
+	if want := []string{"nothing runs mv a \\\n    b", "a block that is marked as nothing",
+		"icn-p11 pin TOKEN --sideways: unknown flag: --sideways", "icn-p11 pcr TOKEN: there is no such command"}; !slices.Equal(wrong, want) {
+		t.Errorf("found wrong: %q", wrong)
 	}
 	dir := t.TempDir()
 	lines, compared := script(all, dir)
-	if err := runScript(t, dir, lines); err == nil || reached(t, dir) != "31" {
+	if err := runScript(t, dir, lines); err == nil || reached(t, dir) != "43" {
 		t.Errorf("it ended at line %s, %v", reached(t, dir), err)
 	}
 	var good []bool

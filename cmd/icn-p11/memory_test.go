@@ -218,7 +218,7 @@ func (w *watched) foreign(password string) (blob, plain, sealed string) {
 func blockedWriting(t *testing.T, pid int) {
 	t.Helper()
 	output, errors := fmt.Sprintf("%d 0x1 ", syscall.SYS_WRITE), fmt.Sprintf("%d 0x2 ", syscall.SYS_WRITE)
-	for deadline := time.Now().Add(2 * time.Minute); time.Now().Before(deadline); time.Sleep(time.Millisecond) {
+	for deadline := time.Now().Add(2 * time.Minute); time.Now().Before(deadline); time.Sleep(20 * time.Millisecond) {
 		calls, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/syscall", pid))
 		for _, c := range calls {
 			if b, err := os.ReadFile(c); err == nil && (strings.HasPrefix(string(b), output) || strings.HasPrefix(string(b), errors)) {
@@ -279,6 +279,7 @@ func newPIN() string { return rand.Text()[:24] }
 func TestCommandMemory(t *testing.T) {
 	for _, experiment := range experiments {
 		t.Run(experiment, func(t *testing.T) {
+			t.Parallel()
 			w := newWatched(t, buildCommand(t, experiment))
 			user, so := newPIN(), newPIN()
 			user2, user3, so2 := newPIN(), newPIN(), newPIN()

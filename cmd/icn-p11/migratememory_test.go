@@ -14,6 +14,7 @@ import (
 func TestMigrationMemory(t *testing.T) {
 	for _, experiment := range experiments {
 		t.Run(experiment, func(t *testing.T) {
+			t.Parallel()
 			command := buildCommand(t, experiment)
 			from, to := newWatched(t, command), newWatched(t, command)
 			user, so, user2, so2 := newPIN(), newPIN(), newPIN(), newPIN()

@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -182,23 +183,41 @@ func checkExamples(c *cobra.Command, name string) error {
 		return fmt.Errorf("one or two examples are wanted")
 	}
 	for _, line := range lines {
-		words := strings.Fields(line)
-		// What the shell takes away.
-		words = slices.DeleteFunc(words, func(w string) bool { return strings.ContainsAny(w, "<>") })
-		if len(words) == 0 || !strings.HasPrefix(line, "  icn-p11 ") {
+		if !strings.HasPrefix(line, "  icn-p11 ") {
 			return fmt.Errorf("an example is an indented command: %q", line)
 		}
-		fresh := &app{out: io.Discard, err: io.Discard}
-		found, args, err := fresh.root().Find(words[1:])
-		if err != nil || found.CommandPath() != "icn-p11 "+name {
+		verb, err := parse(line, true)
+		if err != nil {
+			return err
+		}
+		if verb != name {
 			return fmt.Errorf("it is no example of it: %s", line)
-		}
-		if err := found.ParseFlags(args); err != nil {
-			return fmt.Errorf("%s: %w", line, err)
-		}
-		if err := found.ValidateArgs(found.Flags().Args()); err != nil {
-			return fmt.Errorf("%s: %w", line, err)
 		}
 	}
 	return nil
+}
+
+// parse takes a command line apart, as the command does before it begins, and
+// gives the verb. Of one that is not whole, arguments may be missing.
+func parse(line string, whole bool) (verb string, err error) {
+	words := strings.Fields(line)
+	// What the shell takes away.
+	words = slices.DeleteFunc(words, func(w string) bool { return strings.ContainsAny(w, "<>") })
+	fresh := &app{out: io.Discard, err: io.Discard}
+	found, args, err := fresh.root().Find(words[1:])
+	if err == nil {
+		err = found.ParseFlags(args)
+	}
+	rest := found.Flags().Args()
+	switch {
+	case err != nil:
+	case found.Args == nil && (whole || len(rest) > 0):
+		err = errors.New("there is no such command")
+	case whole:
+		err = found.ValidateArgs(rest)
+	}
+	if err != nil {
+		return "", fmt.Errorf("%s: %w", line, err)
+	}
+	return strings.TrimPrefix(found.CommandPath(), "icn-p11 "), nil
 }

@@ -30,12 +30,9 @@ var (
 	ErrNoKey = errors.New("no private key of age or ssh")
 )
 
-// Work factor of scrypt: 2^18 takes a second or so and 256 MiB. A file that
+// maxWorkFactor is the work factor of scrypt that is taken of a file: one that
 // asks for more than 2^20 is none of ours.
-const (
-	workFactor    = 18
-	maxWorkFactor = 20
-)
+const maxWorkFactor = 20
 
 // Recipients are those who shall be able to read a backup: who knows a
 // passphrase, or who has one of the keys. age does not mix the two, since a

@@ -10,6 +10,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"reflect"
 	"regexp"
 	"slices"
 	"strings"
@@ -238,12 +239,53 @@ func TestExample(t *testing.T) {
 	if s := c.Token("web server"); len(c.Tokens) != 1 || s.PINSource == nil || s.Slot == nil {
 		t.Errorf("the example's token: %+v", c.Tokens)
 	}
-	for _, k := range []string{"device_path", "key_handle", "platform_binding", "pcrs", "pcr_bank", "attestation", "sealed_blob_dir",
-		"auto_lock_timeout_secs", "ec_point_encoding", "free_slot", "log_level", "log_file", "log_format",
-		"audit_log", "statistics", "pin_source", "hide", "read_only", "slot"} {
+	for _, k := range append(keysOf(file{}), keysOf(tokenTable{})...) {
 		if !keys[k] {
 			t.Errorf("%s is not in the example", k)
 		}
+	}
+}
+
+// keysOf are the keys that a table takes.
+func keysOf(table any) (keys []string) {
+	for f := range reflect.TypeOf(table).Fields() {
+		if key := f.Tag.Get("toml"); key != "token" {
+			keys = append(keys, key)
+		}
+	}
+	return keys
+}
+
+// icn-p11.conf(5) has every key, and no other, and its example parses.
+func TestManual(t *testing.T) {
+	data, err := os.ReadFile("../../docs/man/icn-p11.conf.5")
+	if err != nil {
+		t.Fatal(err)
+	}
+	description, rest, ok := strings.Cut(string(data), "\n.Sh FILES\n")
+	_, example, ok2 := strings.Cut(rest, "\n.Bd -literal -offset indent\n")
+	example, _, ok3 := strings.Cut(example, "\n.Ed\n")
+	forAll, forOne, ok4 := strings.Cut(description, "\n.Ss ")
+	if !ok || !ok2 || !ok3 || !ok4 {
+		t.Fatal("the manual has other parts")
+	}
+	for _, part := range []struct {
+		text  string
+		table any
+	}{{forAll, file{}}, {forOne, tokenTable{}}} {
+		var items []string
+		for _, m := range regexp.MustCompile(`(?m)^\.It Cm (.*)$`).FindAllStringSubmatch(part.text, -1) {
+			items = append(items, strings.Split(m[1], " , ")...)
+		}
+		keys := keysOf(part.table)
+		slices.Sort(items)
+		slices.Sort(keys)
+		if !slices.Equal(items, keys) {
+			t.Errorf("the manual has the keys %q, not %q", items, keys)
+		}
+	}
+	if _, err := Parse("example", []byte(strings.ReplaceAll(example, `\(dq`, `"`))); err != nil {
+		t.Error(err)
 	}
 }
 

@@ -111,7 +111,8 @@ func matches(b, masked []byte) bool {
 }
 
 // walk hands every page of a process that is in memory and can be read to f,
-// which must not keep it.
+// which must not keep it. It leaves out what of a program or library is as it is
+// in the file: a page that is written to becomes the process's own.
 func walk(t testing.TB, pid int, f func(p []byte, where string, locked bool)) {
 	t.Helper()
 	open := func(name string) *os.File {
@@ -129,6 +130,11 @@ func walk(t testing.TB, pid int, f func(p []byte, where string, locked bool)) {
 	buf, entries := make([]byte, batch*page), make([]byte, batch*8)
 	var lo, hi int64
 	var where string
+	var program bool // a private mapping of one
+	exe, err := os.Readlink(fmt.Sprintf("/proc/%d/exe", pid))
+	if err != nil {
+		t.Fatal(err)
+	}
 	for s := bufio.NewScanner(smaps); s.Scan(); {
 		var l, h int64
 		var perm string
@@ -136,6 +142,7 @@ func walk(t testing.TB, pid int, f func(p []byte, where string, locked bool)) {
 			if lo, hi, where = l, h, s.Text(); perm[0] != 'r' {
 				hi = lo
 			}
+			program = perm[3] == 'p' && (strings.HasSuffix(where, " "+exe) || strings.Contains(where, ".so"))
 			continue
 		}
 		flags, ok := strings.CutPrefix(s.Text(), "VmFlags:")
@@ -149,8 +156,9 @@ func walk(t testing.TB, pid int, f func(p []byte, where string, locked bool)) {
 			if _, err := pagemap.ReadAt(e, at/page*8); err != nil {
 				break // [vsyscall] is outside of it
 			}
-			// Bit 63: in memory, bit 62: in swap (proc_pid_pagemap(5)).
-			there := func(i int64) bool { return e[i*8+7]>>6 != 0 }
+			// Bit 63: in memory, bit 62: in swap, bit 61: of a file or shared
+			// (proc_pid_pagemap(5)).
+			there := func(i int64) bool { b := e[i*8+7]; return b>>6 != 0 && !(program && b>>5&1 != 0) }
 			for i, j := int64(0), int64(0); i < n/page; i = j + 1 {
 				for j = i; j < n/page && there(j); j++ {
 				}

@@ -1,0 +1,6 @@
+//go:build cheappins
+
+package backup
+
+// workFactor is that of tests of other packages (see sealstore).
+const workFactor = 10
