@@ -82,11 +82,11 @@ func (l *library) tryLogin(s *slot, pin *secmem.Buffer) error {
 // Variables names the environment variables that PIN sources of the
 // configuration depend on.
 func (m *Module) Variables() []string {
-	l, err := m.enter()
+	l, err := m.enter(noSession)
 	if err != nil {
 		return nil
 	}
-	defer l.leave()
+	defer l.leave(noSession)
 	var names []string
 	for _, t := range l.cfg.Tokens {
 		if t.PINSource != nil && t.PINSource.Variable() != "" {

@@ -238,7 +238,7 @@ func badLength(decrypt bool) RV {
 
 // stepOp does it, and tells whether the operation is over.
 func (l *library) stepOp(sess *session, op *cipherOp, data []byte, last bool, out *Output) (done bool, err error) {
-	if op.key.private && l.user(sess.slot) != userIn {
+	if op.key.private && l.user(sess) != userIn {
 		return true, CKR_USER_NOT_LOGGED_IN
 	}
 	if len(data) > maxMessage {

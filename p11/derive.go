@@ -23,7 +23,7 @@ func (m *Module) DeriveKey(h SessionHandle, mech Mechanism, base ObjectHandle, t
 	if err != nil {
 		return 0, err
 	}
-	defer l.leave()
+	defer l.leave(h)
 	row, err := mechanismFor(mech.Type, CKF_DERIVE)
 	if err != nil {
 		return 0, err

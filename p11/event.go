@@ -48,12 +48,12 @@ func (e *slotEvents) take() (SlotID, bool) {
 
 // WaitForSlotEvent is C_WaitForSlotEvent (section 5.5.4).
 func (m *Module) WaitForSlotEvent(flags uint) (SlotID, error) {
-	l, err := m.enter()
+	l, err := m.enter(noSession)
 	if err != nil {
 		return 0, err
 	}
 	if flags&CKF_DONT_BLOCK != 0 {
-		defer l.leave()
+		defer l.leave(noSession)
 		if id, ok := l.slotEvent(); ok {
 			return id, nil
 		}
@@ -65,12 +65,12 @@ func (m *Module) WaitForSlotEvent(flags uint) (SlotID, error) {
 	defer done()
 	for {
 		id, ok := l.slotEvent()
-		l.leave() // C_Finalize need not wait for what waits for others
+		l.leave(noSession) // C_Finalize need not wait for what waits for others
 		if ok {
 			return id, nil
 		}
 		wait()
-		if err := l.again(); err != nil {
+		if err := l.again(noSession); err != nil {
 			return 0, err
 		}
 	}

@@ -43,7 +43,7 @@ func FuzzTemplate(f *testing.F) {
 	h := token(f, m)
 	l, sess, err := m.withSession(h)
 	must(f, err)
-	f.Cleanup(l.leave)
+	f.Cleanup(func() { l.leave(h) })
 
 	seed := bytes.Repeat([]byte{7}, pairSecretSize)
 	k, err := eddsa.NewKey(seed)

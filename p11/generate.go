@@ -16,7 +16,7 @@ func (m *Module) GenerateKeyPair(h SessionHandle, mech Mechanism, pubTmpl, privT
 	if err != nil {
 		return 0, 0, err
 	}
-	defer l.leave()
+	defer l.leave(h)
 	row, err := mechanismFor(mech.Type, CKF_GENERATE_KEY_PAIR)
 	if err != nil {
 		return 0, 0, err
@@ -102,7 +102,7 @@ func (m *Module) GenerateKey(h SessionHandle, mech Mechanism, tmpl []Attribute) 
 	if err != nil {
 		return 0, err
 	}
-	defer l.leave()
+	defer l.leave(h)
 	row, err := mechanismFor(mech.Type, CKF_GENERATE)
 	if err != nil {
 		return 0, err

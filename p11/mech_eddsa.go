@@ -262,7 +262,7 @@ func (l *library) signMessage(sess *session, op *messageOp, data, sig []byte) er
 
 // sign makes a signature, if its key may be used.
 func (l *library) sign(sess *session, op *messageOp, data, sig []byte) error {
-	if op.key.private && l.user(sess.slot) != userIn ||
+	if op.key.private && l.user(sess) != userIn ||
 		op.key.bool(CKA_ALWAYS_AUTHENTICATE) && !op.authenticated {
 		return CKR_USER_NOT_LOGGED_IN
 	}

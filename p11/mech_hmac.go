@@ -66,7 +66,7 @@ func (l *library) macWith(s *slot, op *messageOp, message, out []byte) error {
 }
 
 func (l *library) verifyMAC(sess *session, op *messageOp, message, mac []byte) error {
-	if op.key.private && l.user(sess.slot) != userIn {
+	if op.key.private && l.user(sess) != userIn {
 		return CKR_USER_NOT_LOGGED_IN
 	}
 	want := make([]byte, op.size)

@@ -75,11 +75,11 @@ func mechanismFor(t MechanismType, function uint) (*mechanism, error) {
 
 // GetMechanismList is C_GetMechanismList (section 5.5.5).
 func (m *Module) GetMechanismList(id SlotID, out []MechanismType, query bool) (int, error) {
-	l, err := m.enter()
+	l, err := m.enter(noSession)
 	if err != nil {
 		return 0, err
 	}
-	defer l.leave()
+	defer l.leave(noSession)
 	if _, err := l.slot(id); err != nil {
 		return 0, err
 	}
@@ -99,11 +99,11 @@ func (m *Module) GetMechanismList(id SlotID, out []MechanismType, query bool) (i
 
 // GetMechanismInfo is C_GetMechanismInfo (section 5.5.6).
 func (m *Module) GetMechanismInfo(id SlotID, t MechanismType) (MechanismInfo, error) {
-	l, err := m.enter()
+	l, err := m.enter(noSession)
 	if err != nil {
 		return MechanismInfo{}, err
 	}
-	defer l.leave()
+	defer l.leave(noSession)
 	if _, err := l.slot(id); err != nil {
 		return MechanismInfo{}, err
 	}

@@ -39,7 +39,7 @@ func NewModule() *Module { return new(Module) }
 type library struct {
 	// life is held for reading by every running call, so that C_Finalize
 	// wipes and closes only when the last one has left.
-	life   sync.RWMutex
+	life   shardedRWMutex
 	closed bool
 
 	cfg   *config.Config
@@ -63,36 +63,38 @@ type library struct {
 	refresh sync.Mutex // held from asking the store for its tokens until the slots are as it says; taken before a slot's lock
 	events  slotEvents // guarded by refresh
 
-	mu       sync.RWMutex // guards what follows; taken after a slot's and a session's lock
+	mu       shardedRWMutex // guards what follows; taken after a slot's and a session's lock
 	slots    map[SlotID]*slot
 	listed   []SlotID // what C_GetSlotList shows
 	sessions map[SessionHandle]*session
 	refused  map[string]*secmem.Buffer // by serial number: the PIN of an automatic login that was wrong
 }
 
-// enter finds the running library and keeps it alive until leave.
-func (m *Module) enter() (*library, error) {
+// enter finds the running library for a call in a session, or noSession, and
+// keeps it alive until leave.
+func (m *Module) enter(h SessionHandle) (*library, error) {
 	l := m.lib.Load()
 	if l == nil {
 		return nil, CKR_CRYPTOKI_NOT_INITIALIZED
 	}
-	if err := l.again(); err != nil {
+	if err := l.again(h); err != nil {
 		return nil, err
 	}
 	return l, nil
 }
 
 // again is enter for a call that has left the library meanwhile.
-func (l *library) again() error {
-	l.life.RLock()
+func (l *library) again(h SessionHandle) error {
+	life := l.life.of(h)
+	life.RLock()
 	if l.closed {
-		l.life.RUnlock()
+		life.RUnlock()
 		return CKR_CRYPTOKI_NOT_INITIALIZED
 	}
 	return nil
 }
 
-func (l *library) leave() { l.life.RUnlock() }
+func (l *library) leave(h SessionHandle) { l.life.of(h).RUnlock() }
 
 // Initialize is C_Initialize (section 5.4.1). It reads the configuration and
 // the names of the tokens, and sends no TPM command.
@@ -236,11 +238,11 @@ const (
 
 // GetInfo is C_GetInfo (section 5.4.3).
 func (m *Module) GetInfo() (Info, error) {
-	l, err := m.enter()
+	l, err := m.enter(noSession)
 	if err != nil {
 		return Info{}, err
 	}
-	defer l.leave()
+	defer l.leave(noSession)
 	return Info{
 		CryptokiVersion:    Version{3, 2},
 		ManufacturerID:     manufacturer,

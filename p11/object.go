@@ -177,8 +177,9 @@ func (t *objects) candidates(tmpl []Attribute) iter.Seq[*object] {
 
 // object finds an object that the session may see.
 func (l *library) object(sess *session, h ObjectHandle) (*object, error) {
-	l.mu.RLock()
-	defer l.mu.RUnlock()
+	mu := l.mu.of(sess.handle)
+	mu.RLock()
+	defer mu.RUnlock()
 	o := sess.slot.objs.byHandle[h]
 	if o == nil || o.private && sess.slot.user != userIn {
 		return nil, CKR_OBJECT_HANDLE_INVALID
@@ -354,7 +355,7 @@ func (m *Module) CreateObject(h SessionHandle, tmpl []Attribute) (ObjectHandle, 
 	if err != nil {
 		return 0, err
 	}
-	defer l.leave()
+	defer l.leave(h)
 	a, value, err := l.parseCreate(sess, tmpl)
 	if err != nil {
 		return 0, err
@@ -407,7 +408,7 @@ func (m *Module) DestroyObject(h SessionHandle, oh ObjectHandle) error {
 	if err != nil {
 		return err
 	}
-	defer l.leave()
+	defer l.leave(h)
 	s := sess.slot
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -444,7 +445,7 @@ func (m *Module) CopyObject(h SessionHandle, oh ObjectHandle, tmpl []Attribute) 
 	if err != nil {
 		return 0, err
 	}
-	defer l.leave()
+	defer l.leave(h)
 	s := sess.slot
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -515,7 +516,7 @@ func (m *Module) GetObjectSize(h SessionHandle, oh ObjectHandle) (uint, error) {
 	if err != nil {
 		return 0, err
 	}
-	defer l.leave()
+	defer l.leave(h)
 	o, err := l.object(sess, oh)
 	if err != nil {
 		return 0, err
@@ -530,7 +531,7 @@ func (m *Module) GetAttributeValue(h SessionHandle, oh ObjectHandle, tmpl []Attr
 	if err != nil {
 		return err
 	}
-	defer l.leave()
+	defer l.leave(h)
 	o, err := l.object(sess, oh)
 	if err != nil {
 		return err
@@ -600,7 +601,7 @@ func (m *Module) SetAttributeValue(h SessionHandle, oh ObjectHandle, tmpl []Attr
 	if err != nil {
 		return err
 	}
-	defer l.leave()
+	defer l.leave(h)
 	s := sess.slot
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -668,7 +669,7 @@ func (m *Module) FindObjectsInit(h SessionHandle, tmpl []Attribute) error {
 	if err := l.sync(s); err != nil {
 		return err
 	}
-	if mayMatchPrivate(tmpl) && l.user(s) == nobody && s.token.Closed() {
+	if mayMatchPrivate(tmpl) && l.user(sess) == nobody && s.token.Closed() {
 		err := l.autoLogin(s)
 		if err == nil {
 			err = l.sync(s)

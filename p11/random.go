@@ -75,7 +75,7 @@ func (m *Module) SeedRandom(h SessionHandle, seed []byte) error {
 	if err != nil {
 		return err
 	}
-	defer l.leave()
+	defer l.leave(h)
 	l.pool.stir(seed)
 	return nil
 }
@@ -86,7 +86,7 @@ func (m *Module) GenerateRandom(h SessionHandle, out []byte) error {
 	if err != nil {
 		return err
 	}
-	defer l.leave()
+	defer l.leave(h)
 	if len(out) == 0 {
 		return nil
 	}

@@ -10,8 +10,9 @@ import (
 // session is an open session. Its operations are guarded by mu, so two
 // threads may share one.
 type session struct {
-	slot *slot
-	rw   bool
+	handle SessionHandle
+	slot   *slot
+	rw     bool
 
 	mu      sync.Mutex
 	find    *findOp
@@ -27,6 +28,8 @@ type session struct {
 
 	signing   *process // message-based
 	verifying *process
+
+	_ [shardSpace]byte // keeps what another session writes out of these cache lines
 }
 
 // signs tells whether a function makes signatures; else it checks them.
@@ -86,11 +89,11 @@ func (m *Module) Refuse(h SessionHandle, flags uint) error {
 
 // RefuseSlot is Refuse for the functions that are given a slot.
 func (m *Module) RefuseSlot(id SlotID) error {
-	l, err := m.enter()
+	l, err := m.enter(noSession)
 	if err != nil {
 		return err
 	}
-	defer l.leave()
+	defer l.leave(noSession)
 	if _, err := l.slot(id); err != nil {
 		return err
 	}
@@ -99,11 +102,11 @@ func (m *Module) RefuseSlot(id SlotID) error {
 
 // OpenSession is C_OpenSession (section 5.6.1).
 func (m *Module) OpenSession(id SlotID, flags uint) (SessionHandle, error) {
-	l, err := m.enter()
+	l, err := m.enter(noSession)
 	if err != nil {
 		return 0, err
 	}
-	defer l.leave()
+	defer l.leave(noSession)
 	if _, err := l.slot(id); err != nil {
 		return 0, err
 	}
@@ -135,7 +138,7 @@ func (m *Module) OpenSession(id SlotID, flags uint) (SessionHandle, error) {
 		return 0, CKR_SESSION_READ_WRITE_SO_EXISTS
 	}
 	h := SessionHandle(l.handle())
-	l.sessions[h] = &session{slot: s, rw: rw}
+	l.sessions[h] = &session{handle: h, slot: s, rw: rw}
 	return h, nil
 }
 
@@ -143,9 +146,13 @@ func (m *Module) OpenSession(id SlotID, flags uint) (SessionHandle, error) {
 // process, C_Finalize or not.
 func (l *library) handle() uint { return uint(l.handles.Add(1)) }
 
+// noSession is CK_INVALID_HANDLE (section 3.3).
+const noSession SessionHandle = 0
+
 func (l *library) session(h SessionHandle) (*session, error) {
-	l.mu.RLock()
-	defer l.mu.RUnlock()
+	mu := l.mu.of(h)
+	mu.RLock()
+	defer mu.RUnlock()
 	if s := l.sessions[h]; s != nil {
 		return s, nil
 	}
@@ -155,13 +162,13 @@ func (l *library) session(h SessionHandle) (*session, error) {
 // withSession is how nearly every function starts: library, then session.
 // The caller leaves the library it gets.
 func (m *Module) withSession(h SessionHandle) (*library, *session, error) {
-	l, err := m.enter()
+	l, err := m.enter(h)
 	if err != nil {
 		return nil, nil, err
 	}
 	s, err := l.session(h)
 	if err != nil {
-		l.leave()
+		l.leave(h)
 		return nil, nil, err
 	}
 	return l, s, nil
@@ -182,7 +189,7 @@ func (m *Module) lockSession(h SessionHandle) (*library, *session, error) {
 // unlockSession is what follows lockSession: it leaves the library as well.
 func (l *library) unlockSession(sess *session) {
 	sess.mu.Unlock()
-	l.leave()
+	l.leave(sess.handle)
 }
 
 // dropSession ends a session and its session objects. The caller holds l.mu.
@@ -219,7 +226,7 @@ func (m *Module) CloseSession(h SessionHandle) error {
 	if err != nil {
 		return err
 	}
-	defer l.leave()
+	defer l.leave(h)
 	s := sess.slot
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -238,11 +245,11 @@ func (m *Module) CloseSession(h SessionHandle) error {
 
 // CloseAllSessions is C_CloseAllSessions (section 5.6.3).
 func (m *Module) CloseAllSessions(id SlotID) error {
-	l, err := m.enter()
+	l, err := m.enter(noSession)
 	if err != nil {
 		return err
 	}
-	defer l.leave()
+	defer l.leave(noSession)
 	s, err := l.slot(id)
 	if err != nil {
 		return err
@@ -257,7 +264,7 @@ func (m *Module) GetSessionInfo(h SessionHandle) (SessionInfo, error) {
 	if err != nil {
 		return SessionInfo{}, err
 	}
-	defer l.leave()
+	defer l.leave(h)
 	info := SessionInfo{Slot: sess.slot.id, State: l.stateOf(sess), Flags: CKF_SERIAL_SESSION}
 	if sess.rw {
 		info.Flags |= CKF_RW_SESSION
@@ -267,7 +274,7 @@ func (m *Module) GetSessionInfo(h SessionHandle) (SessionInfo, error) {
 
 // stateOf is the state of a session, which follows from who is logged in.
 func (l *library) stateOf(sess *session) State {
-	switch user := l.user(sess.slot); {
+	switch user := l.user(sess); {
 	case user == soIn:
 		return CKS_RW_SO_FUNCTIONS
 	case user == userIn && sess.rw:
@@ -298,27 +305,32 @@ func (m *Module) GetSessionValidationFlags(h SessionHandle, what uint) (uint, er
 	if err != nil {
 		return 0, err
 	}
-	defer l.leave()
+	defer l.leave(h)
 	if what != CKS_LAST_VALIDATION_OK {
 		return 0, CKR_ARGUMENTS_BAD
 	}
 	return 0, nil
 }
 
-// user tells who is logged in. A login is over, too, when another process has
-// initialised the token anew or removed it.
-func (l *library) user(s *slot) loginState {
-	l.mu.RLock()
-	defer l.mu.RUnlock()
-	if s.user != nobody && !s.token.LoggedIn() {
+// user tells who is logged in.
+func (l *library) user(sess *session) loginState {
+	mu := l.mu.of(sess.handle)
+	mu.RLock()
+	defer mu.RUnlock()
+	if sess.slot.loginLost() {
 		return nobody
 	}
-	return s.user
+	return sess.slot.user
 }
 
-// endLost ends a login that is over without C_Logout. The caller holds s.mu.
+// loginLost tells whether a login is over without C_Logout, since another
+// process has initialised the token anew or removed it. The caller holds s.mu
+// or l.mu.
+func (s *slot) loginLost() bool { return s.user != nobody && !s.token.LoggedIn() }
+
+// endLost ends a login that was lost. The caller holds s.mu.
 func (l *library) endLost(s *slot) {
-	if s.user != nobody && l.user(s) == nobody {
+	if s.loginLost() {
 		l.logout(s)
 	}
 }
@@ -344,7 +356,7 @@ func (m *Module) Login(h SessionHandle, user UserType, pin []byte) error {
 	if err != nil {
 		return err
 	}
-	defer l.leave()
+	defer l.leave(h)
 	if user != CKU_SO && user != CKU_USER && user != CKU_CONTEXT_SPECIFIC {
 		return CKR_USER_TYPE_INVALID
 	}
@@ -446,7 +458,7 @@ func (m *Module) Logout(h SessionHandle) error {
 	if err != nil {
 		return err
 	}
-	defer l.leave()
+	defer l.leave(h)
 	s := sess.slot
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -487,7 +499,7 @@ func (m *Module) InitPIN(h SessionHandle, pin []byte) error {
 	if err != nil {
 		return err
 	}
-	defer l.leave()
+	defer l.leave(h)
 	s := sess.slot
 	if pin == nil {
 		return CKR_ARGUMENTS_BAD
@@ -510,7 +522,7 @@ func (m *Module) SetPIN(h SessionHandle, old, new []byte) error {
 	if err != nil {
 		return err
 	}
-	defer l.leave()
+	defer l.leave(h)
 	if old == nil || new == nil {
 		return CKR_ARGUMENTS_BAD
 	}

@@ -227,11 +227,11 @@ func (l *library) tokenIn(s *slot) (*sealstore.Token, string) {
 // the application asks for its length. Every slot holds a token, the free one
 // an uninitialised one, so tokenPresent makes no difference.
 func (m *Module) GetSlotList(tokenPresent bool, out []SlotID, query bool) (int, error) {
-	l, err := m.enter()
+	l, err := m.enter(noSession)
 	if err != nil {
 		return 0, err
 	}
-	defer l.leave()
+	defer l.leave(noSession)
 	if query {
 		if err := l.refreshSlots(); err != nil {
 			// The free slot and the tokens known so far are still true.
@@ -251,11 +251,11 @@ func (m *Module) GetSlotList(tokenPresent bool, out []SlotID, query bool) (int, 
 
 // GetSlotInfo is C_GetSlotInfo (section 5.5.2).
 func (m *Module) GetSlotInfo(id SlotID) (SlotInfo, error) {
-	l, err := m.enter()
+	l, err := m.enter(noSession)
 	if err != nil {
 		return SlotInfo{}, err
 	}
-	defer l.leave()
+	defer l.leave(noSession)
 	s, err := l.slot(id)
 	if err != nil {
 		return SlotInfo{}, err
@@ -275,11 +275,11 @@ func (m *Module) GetSlotInfo(id SlotID) (SlotInfo, error) {
 // GetTokenInfo is C_GetTokenInfo (section 5.5.3). The PIN flags come from the
 // TPM's lockout counters, which all users of the TPM share.
 func (m *Module) GetTokenInfo(id SlotID) (TokenInfo, error) {
-	l, err := m.enter()
+	l, err := m.enter(noSession)
 	if err != nil {
 		return TokenInfo{}, err
 	}
-	defer l.leave()
+	defer l.leave(noSession)
 	s, err := l.slot(id)
 	if err != nil {
 		return TokenInfo{}, err
@@ -415,11 +415,11 @@ func pinFlags(s sealstore.Lockout) uint {
 // token, which keeps that slot; on a token it checks the SO PIN and makes the
 // token anew with the same serial number and slot, destroying its objects.
 func (m *Module) InitToken(id SlotID, pin []byte, label [32]byte) error {
-	l, err := m.enter()
+	l, err := m.enter(noSession)
 	if err != nil {
 		return err
 	}
-	defer l.leave()
+	defer l.leave(noSession)
 	s, err := l.slot(id)
 	if err != nil {
 		return err

@@ -60,7 +60,7 @@ func (l *library) fill(sess *session, of objectType, tmpl []Attribute, when rule
 		if old, twice := a[t.Type]; twice && !bytes.Equal(old, v) {
 			return nil, nil, CKR_TEMPLATE_INCONSISTENT
 		}
-		if sp.rule&soOnly != 0 && bytes.Equal(v, yes) && l.user(sess.slot) != soIn {
+		if sp.rule&soOnly != 0 && bytes.Equal(v, yes) && l.user(sess) != soIn {
 			return nil, nil, CKR_ATTRIBUTE_READ_ONLY
 		}
 		a[t.Type] = v
@@ -232,7 +232,7 @@ func (l *library) applyTemplate(sess *session, old attrs, tmpl []Attribute, when
 		up := bytes.Equal(old[t.Type], no) && bytes.Equal(v, yes)
 		down := bytes.Equal(old[t.Type], yes) && bytes.Equal(v, no)
 		if up && sp.rule&onlyDown != 0 || down && sp.rule&onlyUp != 0 ||
-			up && sp.rule&soOnly != 0 && l.user(sess.slot) != soIn {
+			up && sp.rule&soOnly != 0 && l.user(sess) != soIn {
 			return nil, CKR_ATTRIBUTE_READ_ONLY
 		}
 		a[t.Type] = v

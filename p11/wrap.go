@@ -102,7 +102,7 @@ func (m *Module) WrapKey(h SessionHandle, mech Mechanism, wrapping, key ObjectHa
 	if err != nil {
 		return err
 	}
-	defer l.leave()
+	defer l.leave(h)
 	row, err := mechanismFor(mech.Type, CKF_WRAP)
 	if err != nil {
 		return err
@@ -182,7 +182,7 @@ func (m *Module) UnwrapKey(h SessionHandle, mech Mechanism, unwrapping ObjectHan
 	if err != nil {
 		return 0, err
 	}
-	defer l.leave()
+	defer l.leave(h)
 	row, err := mechanismFor(mech.Type, CKF_UNWRAP)
 	if err != nil {
 		return 0, err
