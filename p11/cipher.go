@@ -261,14 +261,14 @@ func (l *library) stepOp(sess *session, op *cipherOp, data []byte, last bool, ou
 		return err
 	}
 	if last && op.live == nil {
-		err = l.withKey(sess.slot, op.key, process)
+		err = l.withKey(sess, op.key, process)
 	} else {
 		if op.live == nil {
 			if op.live, err = l.lend(sess, op.key); err != nil {
 				return true, err
 			}
 		}
-		if err = op.live.with(process); err == errWiped {
+		if err = op.live.with(sess, process); err == errWiped {
 			err = CKR_USER_NOT_LOGGED_IN
 		}
 	}
@@ -291,7 +291,7 @@ func (l *library) stepOp(sess *session, op *cipherOp, data []byte, last bool, ou
 // session and the login do.
 func (l *library) lend(sess *session, o *object) (k *liveKey, err error) {
 	epoch := sess.slot.keys.epoch()
-	err = l.withKey(sess.slot, o, func(key []byte) (err error) {
+	err = l.withKey(sess, o, func(key []byte) (err error) {
 		k, err = newLiveKey(o.body.ulong(CKA_KEY_TYPE), key)
 		return err
 	})

@@ -63,7 +63,7 @@ func (m *Module) DeriveKey(h SessionHandle, mech Mechanism, base ObjectHandle, t
 	if err := l.mayCreate(sess, a); err != nil {
 		return 0, err
 	}
-	secret, err := l.derived(s, d, keys, size)
+	secret, err := l.derived(sess, d, keys, size)
 	if err != nil {
 		return 0, err
 	}
@@ -75,7 +75,8 @@ func (m *Module) DeriveKey(h SessionHandle, mech Mechanism, base ObjectHandle, t
 }
 
 // derived makes the bytes of one or two keys. The caller destroys them.
-func (l *library) derived(s *slot, d deriver, keys []*object, size int) (*secmem.Buffer, error) {
+func (l *library) derived(sess *session, d deriver, keys []*object, size int) (*secmem.Buffer, error) {
+	s := sess.slot
 	var second []byte
 	if len(keys) > 1 {
 		// A copy: two keys in use at a time may be one.
@@ -90,7 +91,7 @@ func (l *library) derived(s *slot, d deriver, keys []*object, size int) (*secmem
 	if err != nil {
 		return nil, l.fail("deriving a key", s.serial, err)
 	}
-	if err := l.withKey(s, keys[0], func(key []byte) error { return d.derive(secret.Bytes(), key, second) }); err != nil {
+	if err := l.withKey(sess, keys[0], func(key []byte) error { return d.derive(secret.Bytes(), key, second) }); err != nil {
 		secret.Destroy()
 		return nil, l.fail("deriving a key", s.serial, err)
 	}
@@ -133,7 +134,7 @@ func (l *library) deriveData(h SessionHandle, sess *session, d deriver, keys []*
 	if err := l.mayCreate(sess, a); err != nil {
 		return 0, err
 	}
-	secret, err := l.derived(s, d, keys, size)
+	secret, err := l.derived(sess, d, keys, size)
 	if err != nil {
 		return 0, err
 	}

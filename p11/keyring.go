@@ -4,7 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
-	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/InterCooperative-Network/icn-p11/internal/eddsa"
@@ -20,13 +20,24 @@ const pairSecretSize = 32
 // liveKey is an unlocked private or secret key. Whoever uses it holds mu for
 // reading, so that wiping waits for what is under way.
 type liveKey struct {
-	mu   sync.RWMutex
+	mu   shardedRWMutex
 	key  *eddsa.Key     // an Ed25519 key
 	raw  *secmem.Buffer // any other; both are nil once wiped
 	idle *time.Timer
-	used time.Time // guarded by keyring.mu, as is
-	seen time.Time // when the object was seen on disk
+	used atomic.Int64 // the uptime of its last use, as far as usedEvery tells
+	seen atomic.Int64 // the uptime when its object was seen on disk
 }
+
+// usedEvery is how often it is noted that a key is used, so that threads which
+// sign with one key do not write to the same word with each signature. A key
+// stays unlocked for at most that much less than it may.
+const usedEvery = 10 * time.Millisecond
+
+// uptime is the time since the module was loaded, in nanoseconds: no change of
+// the clock moves it.
+func uptime() int64 { return int64(time.Since(loaded)) }
+
+var loaded = time.Now()
 
 func newLiveKey(keyType uint, secret []byte) (*liveKey, error) {
 	if keyType == CKK_EC_EDWARDS {
@@ -65,9 +76,10 @@ func (k *liveKey) secret(dst []byte) (n int, err error) {
 }
 
 // with runs f on the key of any type but Ed25519, in secret memory.
-func (k *liveKey) with(f func(key []byte) error) error {
-	k.mu.RLock()
-	defer k.mu.RUnlock()
+func (k *liveKey) with(sess *session, f func(key []byte) error) error {
+	mu := k.mu.of(sess.handle)
+	mu.RLock()
+	defer mu.RUnlock()
 	if k.raw == nil {
 		return errWiped
 	}
@@ -97,7 +109,7 @@ func (k *liveKey) destroy() {
 
 // keyring holds a token's keys that stay unlocked for a while after use.
 type keyring struct {
-	mu     sync.Mutex
+	mu     shardedRWMutex
 	keys   map[sealstore.ID]*liveKey
 	lent   map[*liveKey]*session // to operations in parts
 	logins int                   // counts the wipes, so that a key unsealed before one is not kept after it
@@ -106,8 +118,8 @@ type keyring struct {
 }
 
 func (r *keyring) epoch() int {
-	r.mu.Lock()
-	defer r.mu.Unlock()
+	r.mu.RLock()
+	defer r.mu.RUnlock()
 	return r.logins
 }
 
@@ -124,8 +136,9 @@ func (r *keyring) keep(id sealstore.ID, k *liveKey, idle time.Duration, epoch in
 	if r.keys == nil {
 		r.keys = map[sealstore.ID]*liveKey{}
 	}
-	k.used = time.Now()
-	k.seen = k.used
+	now := uptime()
+	k.used.Store(now)
+	k.seen.Store(now)
 	r.keys[id] = k
 	k.idle = time.AfterFunc(idle, func() { r.expire(id, k, idle) })
 	r.mu.Unlock()
@@ -139,7 +152,7 @@ func (r *keyring) expire(id sealstore.ID, k *liveKey, idle time.Duration) {
 		r.mu.Unlock()
 		return
 	}
-	if left := idle - time.Since(k.used); left > 0 {
+	if left := idle - time.Duration(uptime()-k.used.Load()); left > 0 {
 		k.idle.Reset(left)
 		r.mu.Unlock()
 		return
@@ -154,18 +167,21 @@ func (r *keyring) expire(id sealstore.ID, k *liveKey, idle time.Duration) {
 // process has removed it, or made the token anew.
 const lookAgain = time.Second
 
-// get finds an unlocked key and counts it as used now. look asks the caller to
-// find out whether its object is still there.
-func (r *keyring) get(id sealstore.ID) (k *liveKey, look bool) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if k = r.keys[id]; k != nil {
-		k.used = time.Now()
-		if look = k.used.Sub(k.seen) > lookAgain; look {
-			k.seen = k.used
-		}
+// get finds an unlocked key and counts it as used now. look asks the caller, of
+// several at a time one, to find out whether its object is still there.
+func (r *keyring) get(sess *session, id sealstore.ID) (k *liveKey, look bool) {
+	mu := r.mu.of(sess.handle)
+	mu.RLock()
+	defer mu.RUnlock()
+	if k = r.keys[id]; k == nil {
+		return nil, false
 	}
-	return k, look
+	now := uptime()
+	if now-k.used.Load() > int64(usedEvery) {
+		k.used.Store(now)
+	}
+	seen := k.seen.Load()
+	return k, now-seen > int64(lookAgain) && k.seen.CompareAndSwap(seen, now)
 }
 
 func (r *keyring) forget(id sealstore.ID) {
@@ -222,6 +238,13 @@ func (r *keyring) giveBack(k *liveKey) {
 
 // endSession wipes the keys that were lent to a session.
 func (r *keyring) endSession(sess *session) {
+	mu := r.mu.of(sess.handle)
+	mu.RLock()
+	none := len(r.lent) == 0
+	mu.RUnlock()
+	if none {
+		return
+	}
 	r.mu.Lock()
 	var ended []*liveKey
 	for k, s := range r.lent {
@@ -296,11 +319,12 @@ func (l *library) unlock(s *slot, o *object) (*liveKey, error) {
 
 // found finds a key that is unlocked: that of a session object, or one that
 // stays unlocked for a while. nil: there is none.
-func (s *slot) found(o *object) *liveKey {
+func (sess *session) found(o *object) *liveKey {
 	if o.live != nil {
 		return o.live
 	}
-	k, look := s.keys.get(o.id)
+	s := sess.slot
+	k, look := s.keys.get(sess, o.id)
 	if look && !s.token.Has(o.id) {
 		s.keys.forget(o.id)
 		return nil
@@ -310,9 +334,10 @@ func (s *slot) found(o *object) *liveKey {
 
 // withKey runs f on a secret key or X25519 scalar, in secret memory, and wipes
 // it afterwards unless the configuration lets it stay unlocked.
-func (l *library) withKey(s *slot, o *object, f func(key []byte) error) error {
-	if k := s.found(o); k != nil {
-		err := k.with(f)
+func (l *library) withKey(sess *session, o *object, f func(key []byte) error) error {
+	s := sess.slot
+	if k := sess.found(o); k != nil {
+		err := k.with(sess, f)
 		if err != errWiped {
 			return err
 		}
@@ -325,24 +350,26 @@ func (l *library) withKey(s *slot, o *object, f func(key []byte) error) error {
 	if err != nil {
 		return err
 	}
-	err = k.with(f)
+	err = k.with(sess, f)
 	s.keys.keep(o.id, k, s.cfg.AutoLockTimeout, epoch)
 	return err
 }
 
 // signWith makes a signature with the private key of o and wipes the key
 // afterwards, unless the configuration lets it stay unlocked.
-func (l *library) signWith(s *slot, o *object, sig []byte, p eddsa.Params, msg []byte) error {
-	k := s.found(o)
+func (l *library) signWith(sess *session, o *object, sig []byte, p eddsa.Params, msg []byte) error {
+	s := sess.slot
+	k := sess.found(o)
 	if k != nil {
-		k.mu.RLock()
+		mu := k.mu.of(sess.handle)
+		mu.RLock()
 		if k.key != nil {
 			err := k.key.Sign(sig, p, msg)
-			k.mu.RUnlock()
+			mu.RUnlock()
 			return l.fail("signing", s.serial, err)
 		}
 		// It was wiped between being found and being used.
-		k.mu.RUnlock()
+		mu.RUnlock()
 		if o.live != nil {
 			return CKR_KEY_HANDLE_INVALID
 		}

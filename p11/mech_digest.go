@@ -142,7 +142,7 @@ func (m *Module) DigestKey(h SessionHandle, key ObjectHandle) error {
 	if o.body.ulong(CKA_CLASS) != CKO_SECRET_KEY || !o.readable() {
 		return CKR_KEY_INDIGESTIBLE
 	}
-	return l.withKey(sess.slot, o, func(key []byte) error {
+	return l.withKey(sess, o, func(key []byte) error {
 		sess.digest.update(key)
 		return nil
 	})

@@ -268,11 +268,11 @@ func (l *library) sign(sess *session, op *messageOp, data, sig []byte) error {
 	}
 	switch {
 	case op.row.mac != nil:
-		return l.macWith(sess.slot, op, data, sig)
+		return l.macWith(sess, op, data, sig)
 	case op.row.ecdsa:
 		return l.signInDevice(sess.slot, op, data, sig)
 	}
-	return l.signWith(sess.slot, op.key, sig, op.params, data)
+	return l.signWith(sess, op.key, sig, op.params, data)
 }
 
 // VerifyInit is C_VerifyInit (section 5.15.1).

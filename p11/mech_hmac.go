@@ -54,8 +54,8 @@ func (m *mechanism) macSize(param any) (int, error) {
 }
 
 // macWith writes the first len(out) bytes of a message's code.
-func (l *library) macWith(s *slot, op *messageOp, message, out []byte) error {
-	return l.withKey(s, op.key, func(key []byte) error {
+func (l *library) macWith(sess *session, op *messageOp, message, out []byte) error {
+	return l.withKey(sess, op.key, func(key []byte) error {
 		secmem.Compute(func() {
 			h := hmac.New(op.row.mac, key)
 			h.Write(message)
@@ -70,7 +70,7 @@ func (l *library) verifyMAC(sess *session, op *messageOp, message, mac []byte) e
 		return CKR_USER_NOT_LOGGED_IN
 	}
 	want := make([]byte, op.size)
-	if err := l.macWith(sess.slot, op, message, want); err != nil {
+	if err := l.macWith(sess, op, message, want); err != nil {
 		return err
 	}
 	if !hmac.Equal(want, mac) {

@@ -137,7 +137,7 @@ func (m *Module) WrapKey(h SessionHandle, mech Mechanism, wrapping, key ObjectHa
 		return err
 	}
 	var wrapped []byte
-	err = l.withKey(s, w, func(kek []byte) (err error) {
+	err = l.withKey(sess, w, func(kek []byte) (err error) {
 		secmem.Compute(func() { wrapped, err = run(kek, text.Bytes()[:n]) })
 		return err
 	})
@@ -214,7 +214,7 @@ func (m *Module) UnwrapKey(h SessionHandle, mech Mechanism, unwrapping ObjectHan
 	}
 	defer secret.Destroy()
 	n := 0
-	err = l.withKey(s, w, func(kek []byte) (err error) {
+	err = l.withKey(sess, w, func(kek []byte) (err error) {
 		secmem.Compute(func() {
 			var text []byte
 			text, err = run(kek, wrapped)
