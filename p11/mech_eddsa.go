@@ -256,7 +256,7 @@ func (l *library) signMessage(sess *session, op *messageOp, data, sig []byte) er
 		sign = l.audited
 	}
 	err := sign(sess, op, data, sig)
-	l.stats.Signed(sess.slot.serial, err)
+	l.stats.Signed(sess.slot.serial, uint64(sess.handle), err)
 	return err
 }
 

@@ -9,6 +9,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"maps"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -34,8 +35,11 @@ type Recorder struct {
 	log   *slog.Logger
 	store *sealstore.Store // nil: none is watched yet
 
-	mu     sync.RWMutex // guards the map, not what it points to
-	tokens map[string]*tokenCounts
+	// tokens is a map that is replaced, never changed: finding a token in it
+	// takes no lock, which would be one more word that every thread writes.
+	// adding is held while it is replaced.
+	tokens atomic.Pointer[map[string]*tokenCounts]
+	adding sync.Mutex
 
 	operations sync.Mutex // guards tpm, whose numbers must agree with each other
 	tpm        map[string]Operation
@@ -64,10 +68,20 @@ const (
 	counters
 )
 
+// tokenCounts has counters of its own for each of some sessions: threads that
+// count in the same words take the cache lines from each other. Their sum counts.
 type tokenCounts struct {
-	n             [counters]atomic.Uint64
 	lastSignature atomic.Int64
 	lastLogin     atomic.Int64
+	_             [64]byte
+	shards        [shards]shard
+}
+
+const shards = 8
+
+type shard struct {
+	n [counters]atomic.Uint64
+	_ [128 - 8*counters]byte // two cache lines, which processors fetch in pairs
 }
 
 // New gives a recorder, nil unless it is wanted.
@@ -75,7 +89,8 @@ func New(wanted bool, log *slog.Logger) *Recorder {
 	if !wanted {
 		return nil
 	}
-	r := &Recorder{log: log, tokens: map[string]*tokenCounts{}, tpm: map[string]Operation{}}
+	r := &Recorder{log: log, tpm: map[string]Operation{}}
+	r.tokens.Store(&map[string]*tokenCounts{})
 	r.timer = time.AfterFunc(Interval, func() {
 		r.due.Store(false)
 		r.saving.Lock()
@@ -144,21 +159,24 @@ func (r *Recorder) event(serial string, e sealstore.Event) {
 	if e == sealstore.EventLogin || e == sealstore.EventSOLogin {
 		t.lastLogin.Store(now())
 	}
-	r.count(t, events[e])
+	r.count(t, 0, events[e])
 }
 
-// Signed counts a signature, or an attempt.
-func (r *Recorder) Signed(serial string, err error) {
+// Signed counts a signature, or an attempt. by tells apart those who sign at the
+// same time, such as the number of a session; any number will do.
+func (r *Recorder) Signed(serial string, by uint64, err error) {
 	if r == nil {
 		return
 	}
 	t := r.token(serial)
 	if err != nil {
-		r.count(t, failedSignatures)
+		r.count(t, by, failedSignatures)
 		return
 	}
-	t.lastSignature.Store(now())
-	r.count(t, signatures)
+	if n := now(); t.lastSignature.Load() != n {
+		t.lastSignature.Store(n)
+	}
+	r.count(t, by, signatures)
 }
 
 // Kept counts a key that stays unlocked, or is locked after it has been.
@@ -170,11 +188,11 @@ func (r *Recorder) Kept(serial string, unlocked bool) {
 	if unlocked {
 		what = keysUnlocked
 	}
-	r.count(r.token(serial), what)
+	r.count(r.token(serial), 0, what)
 }
 
-func (r *Recorder) count(t *tokenCounts, what int) {
-	t.n[what].Add(1)
+func (r *Recorder) count(t *tokenCounts, by uint64, what int) {
+	t.shards[by%shards].n[what].Add(1)
 	if !r.due.Load() && r.due.CompareAndSwap(false, true) {
 		r.timer.Reset(Interval)
 	}
@@ -182,17 +200,18 @@ func (r *Recorder) count(t *tokenCounts, what int) {
 
 // token finds the counters of a token, or makes them.
 func (r *Recorder) token(serial string) *tokenCounts {
-	r.mu.RLock()
-	t := r.tokens[serial]
-	r.mu.RUnlock()
-	if t != nil {
+	if t := (*r.tokens.Load())[serial]; t != nil {
 		return t
 	}
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if t = r.tokens[serial]; t == nil {
+	r.adding.Lock()
+	defer r.adding.Unlock()
+	old := *r.tokens.Load()
+	t := old[serial]
+	if t == nil {
 		t = &tokenCounts{}
-		r.tokens[serial] = t
+		tokens := maps.Clone(old)
+		tokens[serial] = t
+		r.tokens.Store(&tokens)
 	}
 	return t
 }
@@ -276,13 +295,13 @@ func (r *Recorder) merge(old []byte, damage error, d *File) ([]byte, error) {
 // takeTokens moves what was counted out of the counters.
 func (r *Recorder) takeTokens() map[string]Token {
 	taken := map[string]Token{}
-	r.mu.RLock()
-	defer r.mu.RUnlock()
-	for serial, c := range r.tokens {
+	for serial, c := range *r.tokens.Load() {
 		t := Token{LastSignature: c.lastSignature.Load(), LastLogin: c.lastLogin.Load()}
 		some := false
 		for i, n := range t.counters() {
-			*n = c.n[i].Swap(0)
+			for s := range c.shards {
+				*n += c.shards[s].n[i].Swap(0)
+			}
 			some = some || *n > 0
 		}
 		if some {
@@ -297,7 +316,7 @@ func (r *Recorder) restore(d *File) {
 	for serial, t := range d.Tokens {
 		c := r.token(serial)
 		for i, n := range t.counters() {
-			c.n[i].Add(*n)
+			c.shards[0].n[i].Add(*n)
 		}
 	}
 	r.operations.Lock()

@@ -204,8 +204,8 @@ func TestRecorder(t *testing.T) {
 	if err := tok.Login(sealstore.SO, []byte("wrong pin")); err == nil {
 		t.Fatal("a wrong PIN is accepted")
 	}
-	r.Signed(serial, nil)
-	r.Signed(serial, errors.New("no"))
+	r.Signed(serial, 1, nil)
+	r.Signed(serial, 2, errors.New("no"))
 	r.Kept(serial, true)
 	r.Kept(serial, false)
 	r.Operation("unsealing", time.Millisecond, nil)
@@ -229,9 +229,9 @@ func TestRecorder(t *testing.T) {
 			t.Errorf("%+v", f.TPM)
 		}
 	}
-	r.Signed(serial, nil)
+	r.Signed(serial, 1, nil)
 	r.Close()
-	r.Signed(serial, nil)
+	r.Signed(serial, 1, nil)
 	r.Flush()
 	r.Close()
 	if n := read(t, st).Tokens[serial].Signatures; n != 2 {
@@ -249,7 +249,7 @@ func TestNothingIsCounted(t *testing.T) {
 	off := New(false, nil)
 	off.Watch(st)
 	off.Operation("unsealing", time.Second, nil)
-	off.Signed(serial, nil)
+	off.Signed(serial, 1, nil)
 	off.Kept(serial, true)
 	off.Flush()
 	off.Close()
@@ -268,7 +268,7 @@ func TestTimer(t *testing.T) {
 	r, _ := watch(st)
 	defer r.Close()
 	start := time.Now()
-	r.Signed(serial, nil)
+	r.Signed(serial, 1, nil)
 	for read(t, st).Tokens[serial].Signatures == 0 {
 		if time.Since(start) > time.Minute {
 			t.Fatal("nothing is written")
@@ -291,7 +291,7 @@ func TestRecordersAtOnce(t *testing.T) {
 		for range 2 {
 			threads.Go(func() {
 				for i := range each {
-					r.Signed(serial, nil)
+					r.Signed(serial, uint64(i), nil)
 					r.Operation("signing", time.Duration(i)*time.Microsecond, nil)
 					if i%10 == 0 {
 						r.Flush()
@@ -331,7 +331,7 @@ func TestDamagedFile(t *testing.T) {
 	for _, damage := range []string{"garbage", "{}\n", strings.Repeat("x", sealstore.MaxStatistics+1)} {
 		must(t, os.WriteFile(path, []byte(damage), 0o600))
 		r, log := watch(st)
-		r.Signed(serial, nil)
+		r.Signed(serial, 1, nil)
 		r.Close()
 		if n := read(t, st).Tokens[serial].Signatures; n != 1 {
 			t.Errorf("%.10q: %d signatures", damage, n)
@@ -344,7 +344,7 @@ func TestDamagedFile(t *testing.T) {
 	must(t, os.WriteFile(path, []byte(later), 0o600))
 	r, log := watch(st)
 	for range 3 {
-		r.Signed(serial, nil)
+		r.Signed(serial, 1, nil)
 		r.Flush()
 	}
 	if b, err := os.ReadFile(path); err != nil || string(b) != later {
@@ -367,12 +367,12 @@ func TestDeletedToken(t *testing.T) {
 	other, err := st.Create(sealstore.InitParams{Label: "other", SOPIN: soPIN})
 	must(t, err)
 	r, _ := watch(st)
-	r.Signed(serial, nil)
-	r.Signed(other.Serial, nil)
+	r.Signed(serial, 1, nil)
+	r.Signed(other.Serial, 1, nil)
 	r.Flush()
 	must(t, st.Delete(serial, soPIN))
-	r.Signed(serial, nil)
-	r.Signed(other.Serial, nil)
+	r.Signed(serial, 1, nil)
+	r.Signed(other.Serial, 1, nil)
 	r.Close()
 	if f := read(t, st); len(f.Tokens) != 1 || f.Tokens[other.Serial].Signatures != 2 {
 		t.Errorf("%+v", f.Tokens)
@@ -390,7 +390,7 @@ func TestReadOnly(t *testing.T) {
 	}
 	r, log := watch(st)
 	for range 3 {
-		r.Signed(serial, nil)
+		r.Signed(serial, 1, nil)
 		r.Flush()
 	}
 	r.Close()
@@ -407,8 +407,8 @@ func TestCountingIsCheap(t *testing.T) {
 	st, _, serial := newStore(t)
 	r, _ := watch(st)
 	defer r.Close()
-	r.Signed(serial, nil)
-	if n := testing.AllocsPerRun(1000, func() { r.Signed(serial, nil) }); n != 0 {
+	r.Signed(serial, 1, nil)
+	if n := testing.AllocsPerRun(1000, func() { r.Signed(serial, 1, nil) }); n != 0 {
 		t.Errorf("%v allocations", n)
 	}
 }
@@ -417,6 +417,6 @@ func BenchmarkSigned(b *testing.B) {
 	r := New(true, slog.New(slog.DiscardHandler))
 	defer r.Close()
 	for b.Loop() {
-		r.Signed("0123456789abcdef", nil)
+		r.Signed("0123456789abcdef", 1, nil)
 	}
 }
