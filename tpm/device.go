@@ -78,6 +78,9 @@ func hostAndPort(options map[string]string) (host string, port uint16, err error
 	if options["host"] == "" {
 		return "", 0, errors.New("the host is missing")
 	}
+	if strings.ContainsAny(options["host"], "[]") {
+		return "", 0, errors.New("brackets are for swtpm:[ADDRESS]:PORT; host= takes an address without them")
+	}
 	n, err := strconv.ParseUint(options["port"], 10, 16)
 	if err != nil || n == 0 {
 		return "", 0, errors.New("a port between 1 and 65535 is expected")

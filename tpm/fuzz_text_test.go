@@ -19,7 +19,7 @@ import (
 // and in the log means the same again.
 func FuzzDevice(f *testing.F) {
 	for _, s := range []string{"", "/dev/tpmrm0", "device:/dev/tpm0", "swtpm:path=/run/s,exclusive", "swtpm:host=localhost,port=2321", "swtpm:[::1]:2321",
-		"mssim:host=h,port=65535", "mssim:", "tabrmd:bus_type=session,bus_name=com.example.Tabrmd", "tabrmd", "cmd: tpm2_send -T x", "swtpm:path=/a,path=/b"} {
+		"mssim:host=h,port=65535", "mssim:", "tabrmd:bus_type=session,bus_name=com.example.Tabrmd", "tabrmd", "cmd: tpm2_send -T x", "swtpm:path=/a,path=/b", "swtpm:host=[,port=1"} {
 		f.Add(s)
 	}
 	f.Fuzz(func(t *testing.T, s string) {
