@@ -186,6 +186,13 @@ func Scan(t testing.TB, pid int, needles []Needle) (hits []Hit) {
 	return hits
 }
 
+// Interrupt has a signal come to the calling thread, which is locked: Go's own for
+// preemption, which the runtime ignores uncalled for. It comes before the call
+// returns, unless it is held back. Nothing here touches a vector register.
+func Interrupt() {
+	unix.RawSyscall(unix.SYS_TGKILL, uintptr(unix.Getpid()), uintptr(unix.Gettid()), uintptr(unix.SIGURG))
+}
+
 // Interrupted has a signal come while the registers hold a secret in what run runs,
 // and gives where copies are left.
 func Interrupted(t testing.TB, run func(func())) (hits []Hit) {
@@ -199,13 +206,10 @@ func Interrupted(t testing.TB, run func(func())) (hits []Hit) {
 	defer page.Destroy()
 	rand.Read(page.Bytes())
 	needle := Mask("secret", page.Bytes())
-	pid, tid := uintptr(unix.Getpid()), uintptr(unix.Gettid())
 	run(func() {
 		var on [32]byte
 		copy(on[:], page.Bytes())
-		// Go's own signal for preemption, which it ignores uncalled for. It
-		// comes before the call returns, unless it is held back.
-		unix.RawSyscall(unix.SYS_TGKILL, pid, tid, uintptr(unix.SIGURG))
+		Interrupt()
 		runtime.KeepAlive(&on)
 	})
 	for _, h := range Scan(t, os.Getpid(), []Needle{needle}) {

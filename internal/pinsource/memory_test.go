@@ -7,8 +7,6 @@ import (
 	"runtime"
 	"testing"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/InterCooperative-Network/icn-p11/internal/memscantest"
 )
 
@@ -17,9 +15,6 @@ import (
 func TestNotInMemoryOnceRead(t *testing.T) {
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
-	signal := func() {
-		unix.RawSyscall(unix.SYS_TGKILL, uintptr(unix.Getpid()), uintptr(unix.Gettid()), uintptr(unix.SIGURG))
-	}
 	for range 10 {
 		line := make([]byte, 25)
 		rand.Read(line)
@@ -42,7 +37,7 @@ func TestNotInMemoryOnceRead(t *testing.T) {
 			t.Fatal(err)
 		}
 		buf, err := src.Read("PIN", true)
-		signal()
+		memscantest.Interrupt()
 		if err != nil {
 			t.Fatal(err)
 		}

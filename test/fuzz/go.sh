@@ -22,6 +22,9 @@ each=$((${1:-300} / count))
 [ "$each" -ge 1 ] || each=1
 echo "fuzz: $count targets, $each seconds each"
 
+# Where its time is over in the midst of an input, the engine calls that a failure.
+over() { grep -q '^ *context deadline exceeded$' "$work/out" && ! grep -q 'Failing input' "$work/out"; }
+
 cache=$(go env GOCACHE)/fuzz/$(go list -m)
 passed=0 failed=()
 last=
@@ -32,8 +35,6 @@ while read -r dir name; do
         go test -c -fuzz . -o "$work/test" "$dir" || { failed+=("$dir: does not build"); break; }
         last=$dir
     fi
-    # Where its time is over in the midst of an input, the engine calls that a failure.
-    over() { grep -q '^ *context deadline exceeded$' "$work/out" && ! grep -q 'Failing input' "$work/out"; }
     if (cd "$dir" && "$work/test" -test.run '^$' -test.fuzz "^$name\$" -test.fuzztime "${each}s" -test.fuzzminimizetime 5s \
         -test.fuzzcachedir "$cache/$dir/$name" -test.parallel 2) >"$work/out" 2>&1 || over; then
         passed=$((passed + 1))
