@@ -40,8 +40,13 @@ func uptime() int64 { return int64(time.Since(loaded)) }
 var loaded = time.Now()
 
 func newLiveKey(keyType uint, secret []byte) (*liveKey, error) {
+	return newLiveKeyLike(nil, keyType, secret)
+}
+
+// newLiveKeyLike is newLiveKey for what is likely to be a known Ed25519 key.
+func newLiveKeyLike(known *eddsa.Known, keyType uint, secret []byte) (*liveKey, error) {
 	if keyType == CKK_EC_EDWARDS {
-		k, err := eddsa.NewKey(secret)
+		k, err := known.NewKey(secret)
 		return &liveKey{key: k}, err
 	}
 	raw, err := secmem.New(len(secret))
@@ -109,10 +114,12 @@ func (k *liveKey) destroy() {
 
 // keyring holds a token's keys that stay unlocked for a while after use.
 type keyring struct {
-	mu     shardedRWMutex
-	keys   map[sealstore.ID]*liveKey
-	lent   map[*liveKey]*session // to operations in parts
-	logins int                   // counts the wipes, so that a key unsealed before one is not kept after it
+	mu   shardedRWMutex
+	keys map[sealstore.ID]*liveKey
+	lent map[*liveKey]*session // to operations in parts
+	// known are the Ed25519 keys that were unlocked since the login.
+	known  map[sealstore.ID]*eddsa.Known
+	logins int // counts the wipes, so that a key unsealed before one is not kept after it
 	// tell is told of keys that stay unlocked, and of their end. r.mu is not held.
 	tell func(id sealstore.ID, unlocked bool)
 }
@@ -188,6 +195,7 @@ func (r *keyring) forget(id sealstore.ID) {
 	r.mu.Lock()
 	k := r.keys[id]
 	delete(r.keys, id)
+	delete(r.known, id)
 	r.mu.Unlock()
 	if k != nil {
 		k.destroy()
@@ -198,7 +206,7 @@ func (r *keyring) forget(id sealstore.ID) {
 func (r *keyring) wipe() {
 	r.mu.Lock()
 	keys, lent := r.keys, r.lent
-	r.keys, r.lent = nil, nil
+	r.keys, r.lent, r.known = nil, nil, nil
 	r.logins++
 	r.mu.Unlock()
 	for id, k := range keys {
@@ -208,6 +216,27 @@ func (r *keyring) wipe() {
 	for k := range lent {
 		k.destroy()
 	}
+}
+
+// knownKey finds what is known of an Ed25519 key; nil: nothing.
+func (r *keyring) knownKey(id sealstore.ID) *eddsa.Known {
+	r.mu.RLock()
+	defer r.mu.RUnlock()
+	return r.known[id]
+}
+
+// know remembers that an Ed25519 key is the one of the object, unless the user
+// has logged out since epoch.
+func (r *keyring) know(id sealstore.ID, n *eddsa.Known, epoch int) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.logins != epoch {
+		return
+	}
+	if r.known == nil {
+		r.known = map[sealstore.ID]*eddsa.Known{}
+	}
+	r.known[id] = n
 }
 
 // lend remembers a key that an operation of a session holds, unless the user
@@ -284,8 +313,9 @@ func (o *object) secretSize() int {
 }
 
 // unlock unseals a token's key. What follows from it must be what the object
-// says: a wrong session setup gives garbage, not an error.
-func (l *library) unlock(s *slot, o *object) (*liveKey, error) {
+// says: a wrong session setup gives garbage, not an error. epoch is that of the
+// keyring, from before.
+func (l *library) unlock(s *slot, o *object, epoch int) (*liveKey, error) {
 	const op = "unsealing a key"
 	buf, err := secmem.New(maxSecretKey)
 	if err != nil {
@@ -297,7 +327,8 @@ func (l *library) unlock(s *slot, o *object) (*liveKey, error) {
 		return nil, err
 	}
 	keyType := o.body.ulong(CKA_KEY_TYPE)
-	k, err := newLiveKey(keyType, buf.Bytes()[:n])
+	known := s.keys.knownKey(o.id)
+	k, err := newLiveKeyLike(known, keyType, buf.Bytes()[:n])
 	if err != nil {
 		return nil, l.fail(op, s.serial, err)
 	}
@@ -313,6 +344,9 @@ func (l *library) unlock(s *slot, o *object) (*liveKey, error) {
 	if !right {
 		k.destroy()
 		return nil, l.fail(op, s.serial, fmt.Errorf("%w: what was unsealed is not this key", sealstore.ErrIntegrity))
+	}
+	if k.key != nil && known == nil {
+		s.keys.know(o.id, k.key.Known(), epoch)
 	}
 	return k, nil
 }
@@ -346,7 +380,7 @@ func (l *library) withKey(sess *session, o *object, f func(key []byte) error) er
 		}
 	}
 	epoch := s.keys.epoch()
-	k, err := l.unlock(s, o)
+	k, err := l.unlock(s, o, epoch)
 	if err != nil {
 		return err
 	}
@@ -375,7 +409,7 @@ func (l *library) signWith(sess *session, o *object, sig []byte, p eddsa.Params,
 		}
 	}
 	epoch := s.keys.epoch()
-	k, err := l.unlock(s, o)
+	k, err := l.unlock(s, o, epoch)
 	if err != nil {
 		return err
 	}

@@ -51,24 +51,26 @@ func TestTPMThatLies(t *testing.T) {
 	}
 	pub, priv, err := m.GenerateKeyPair(h, keygen, pubTemplate, privTemplate)
 	must(t, err)
-	other, _, err := m.GenerateKeyPair(h, keygen, pubTemplate, privTemplate)
+	other, fresh, err := m.GenerateKeyPair(h, keygen, pubTemplate, privTemplate)
 	must(t, err)
 	if bytes.Equal(get(t, m, h, pub, CKA_EC_POINT), get(t, m, h, other, CKA_EC_POINT)) {
 		t.Error("two keys of a TPM that gives zeros are the same")
 	}
 
-	sign := func() ([]byte, error) {
-		must(t, m.SignInit(h, pure, priv))
+	sign := func(key ObjectHandle) ([]byte, error) {
+		must(t, m.SignInit(h, pure, key))
 		out := Output{Buf: make([]byte, eddsa.SignatureSize)}
 		err := m.Sign(h, []byte("message"), &out)
 		return out.Buf, err
 	}
-	_, err = sign()
+	_, err = sign(priv)
 	must(t, err)
 	s.lies = true
-	sig, err := sign()
-	want(t, CKR_DEVICE_ERROR, err)
-	if !bytes.Equal(sig, make([]byte, len(sig))) {
-		t.Errorf("a signature of another key: %x", sig)
+	for _, key := range []ObjectHandle{priv, fresh} { // one that was unsealed before, and one that was not
+		sig, err := sign(key)
+		want(t, CKR_DEVICE_ERROR, err)
+		if !bytes.Equal(sig, make([]byte, len(sig))) {
+			t.Errorf("a signature of another key: %x", sig)
+		}
 	}
 }

@@ -11,6 +11,8 @@ import (
 	"bytes"
 	"crypto"
 	"crypto/ed25519"
+	"crypto/rand"
+	"crypto/sha256"
 	"crypto/sha512"
 	"errors"
 	"fmt"
@@ -79,8 +81,37 @@ type expanded struct {
 	prefix [32]byte
 }
 
+// Known stands for a seed whose key was made before: it tells that seed again,
+// and its public key. The hash gives away no more of the seed than the public
+// key does; a salt makes it one of this process alone.
+type Known struct {
+	salt, hash [sha256.Size]byte
+	public     [PublicKeySize]byte
+}
+
+// Known gives what NewKey of a [Known] needs to tell the key again. It must
+// not run beside Destroy.
+func (k *Key) Known() *Known {
+	n := &Known{public: k.public}
+	rand.Read(n.salt[:]) // never fails since Go 1.24
+	secmem.Compute(func() { n.hash = n.hashOf(k.secret.seed[:]) })
+	return n
+}
+
+func (n *Known) hashOf(seed []byte) [sha256.Size]byte {
+	var in [sha256.Size + SeedSize]byte
+	copy(in[copy(in[:], n.salt[:]):], seed)
+	defer secmem.Wipe(in[:])
+	return sha256.Sum256(in[:])
+}
+
 // NewKey expands a seed of 32 bytes. The seed is copied; the caller wipes its own.
-func NewKey(seed []byte) (*Key, error) {
+func NewKey(seed []byte) (*Key, error) { return (*Known)(nil).NewKey(seed) }
+
+// NewKey is the function of that name, and spares it most of the time where
+// the seed is the known one: its public key need not be computed. A nil Known
+// knows none.
+func (n *Known) NewKey(seed []byte) (*Key, error) {
 	if len(seed) != SeedSize {
 		return nil, fmt.Errorf("eddsa: a seed has %d bytes, not %d", SeedSize, len(seed))
 	}
@@ -90,11 +121,11 @@ func NewKey(seed []byte) (*Key, error) {
 	}
 	// A page is aligned for any type.
 	k := &Key{buf: buf, secret: (*expanded)(unsafe.Pointer(unsafe.SliceData(buf.Bytes())))}
-	secmem.Compute(func() { k.expand(seed) })
+	secmem.Compute(func() { k.expand(seed, n) })
 	return k, nil
 }
 
-func (k *Key) expand(seed []byte) {
+func (k *Key) expand(seed []byte, n *Known) {
 	copy(k.secret.seed[:], seed)
 	h := sha512.Sum512(k.secret.seed[:])
 	if _, err := k.secret.scalar.SetBytesWithClamping(h[:32]); err != nil {
@@ -102,6 +133,10 @@ func (k *Key) expand(seed []byte) {
 	}
 	copy(k.secret.prefix[:], h[32:])
 	secmem.Wipe(h[:])
+	if n != nil && n.hashOf(k.secret.seed[:]) == n.hash {
+		k.public = n.public
+		return
+	}
 	var p edwards25519.Point
 	copy(k.public[:], p.ScalarBaseMult(&k.secret.scalar).Bytes())
 }

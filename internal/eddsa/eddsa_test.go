@@ -152,6 +152,37 @@ func TestValidPublicKey(t *testing.T) {
 	}
 }
 
+// What is known of a seed makes the key of that seed, and of any other the key
+// that is the other's.
+func TestKnown(t *testing.T) {
+	seeds := [][]byte{make([]byte, SeedSize), bytes.Repeat([]byte{1}, SeedSize)}
+	first := newKey(t, seeds[0])
+	known := first.Known()
+	if second := first.Known(); second.hash == known.hash {
+		t.Error("the hash of a seed has no salt")
+	}
+	known.public[0] ^= 1 // shows whether it was taken
+	for i, seed := range seeds {
+		k, err := known.NewKey(seed)
+		if err != nil {
+			t.Fatal(err)
+		}
+		want := [PublicKeySize]byte(ed25519.NewKeyFromSeed(seed).Public().(ed25519.PublicKey))
+		if i == 0 {
+			want[0] ^= 1
+		}
+		if k.Public() != want {
+			t.Errorf("seed %d: public key %x, not %x", i, k.Public(), want)
+		}
+		var back [SeedSize]byte
+		k.Seed(back[:])
+		if !bytes.Equal(back[:], seed) {
+			t.Errorf("seed %d is not in its key", i)
+		}
+		k.Destroy()
+	}
+}
+
 // Signatures are those of crypto/ed25519, and one changed bit anywhere in the
 // signature makes verification fail.
 func FuzzSign(f *testing.F) {
@@ -222,11 +253,17 @@ func BenchmarkVerify(b *testing.B) {
 	}
 }
 
-func BenchmarkNewKey(b *testing.B) {
+func BenchmarkNewKey(b *testing.B) { benchmarkNewKey(b, nil) }
+
+func BenchmarkNewKeyKnown(b *testing.B) {
+	benchmarkNewKey(b, newKey(b, make([]byte, SeedSize)).Known())
+}
+
+func benchmarkNewKey(b *testing.B, known *Known) {
 	seed := make([]byte, SeedSize)
 	b.ReportAllocs()
 	for b.Loop() {
-		k, err := NewKey(seed)
+		k, err := known.NewKey(seed)
 		if err != nil {
 			b.Fatal(err)
 		}
