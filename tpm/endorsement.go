@@ -527,7 +527,7 @@ func credentialError(err error) error {
 // endorsed gives the session that may use an endorsement key: one that knows
 // its empty authorisation value, or whose policy was satisfied with the empty
 // password of the hierarchy. It encrypts answers.
-func (t *TPM) endorsed(srk, ek *rootKey) (*warmSession, error) {
+func (t *TPM) endorsed(srk, ek *rootKey) (*hmacSession, error) {
 	if ek.public.ObjectAttributes.UserWithAuth {
 		return t.session(srk, nil, outOnly)
 	}

@@ -15,7 +15,7 @@ var errFrame = errors.New("the TPM's answer is malformed")
 
 // command is a command whose first parameter, or that of its answer, is a
 // secret. go-tpm would leave copies of it on the Go heap, so these commands
-// are written and read here, in secret memory; the session is go-tpm's.
+// are written and read here, in secret memory.
 type command struct {
 	code    tpm2.TPMCC
 	handles []tpm2.TPMHandle
@@ -29,15 +29,11 @@ type command struct {
 // exec runs a command that s authorises (Part 1, 18 and 19). It gives
 // the answer's parameters, decrypted in page, which may be the page that
 // holds the command's.
-//
-// While the TPM is waited for, signals have the registers saved on a stack:
-// there are no secrets in them then, since all is computed in [secmem.Compute].
-func (t *TPM) exec(c command, s *warmSession, page []byte) (out []byte, err error) {
+func (t *TPM) exec(c command, s tpm2.Session, page []byte) (out []byte, err error) {
 	if err := s.NewNonceCaller(); err != nil {
 		return nil, err
 	}
-	frame := make([]byte, 0, maxFrame)
-	secmem.Compute(func() { frame, err = c.authorised(s, frame) })
+	frame, err := c.authorised(s)
 	if err != nil {
 		return nil, err
 	}
@@ -45,13 +41,12 @@ func (t *TPM) exec(c command, s *warmSession, page []byte) (out []byte, err erro
 	if err != nil {
 		return nil, err
 	}
-	secmem.Compute(func() { out, err = c.answered(s, answer, page) })
-	return out, err
+	return c.answered(s, answer, page)
 }
 
-// authorised encrypts the command's first parameter, and appends the command
-// with its authorisations to frame.
-func (c *command) authorised(s *warmSession, frame []byte) ([]byte, error) {
+// authorised encrypts the command's first parameter, and gives the command with
+// its authorisations.
+func (c *command) authorised(s tpm2.Session) ([]byte, error) {
 	if len(c.params) >= 2 {
 		n := int(binary.BigEndian.Uint16(c.params))
 		if err := s.Encrypt(c.params[2 : 2+n]); err != nil {
@@ -62,25 +57,28 @@ func (c *command) authorised(s *warmSession, frame []byte) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	var area []byte
-	if c.open {
-		area = tpm2.Marshal(tpm2.TPMSAuthCommand{Handle: tpm2.TPMRSPW})
-	}
-	area = appendAuth(area, auth)
-	size := 10 + 4*len(c.handles) + 4 + len(area) + len(c.params)
+	const maxArea = 256 // of authorisations
+	frame := make([]byte, 0, 14+4*len(c.handles)+maxArea+len(c.params))
 	frame = binary.BigEndian.AppendUint16(frame, uint16(tpm2.TPMSTSessions))
-	frame = binary.BigEndian.AppendUint32(frame, uint32(size))
+	frame = append(frame, 0, 0, 0, 0) // the length, below
 	frame = binary.BigEndian.AppendUint32(frame, uint32(c.code))
 	for _, h := range c.handles {
 		frame = binary.BigEndian.AppendUint32(frame, uint32(h))
 	}
-	frame = binary.BigEndian.AppendUint32(frame, uint32(len(area)))
-	frame = append(frame, area...)
-	return append(frame, c.params...), nil // encrypted by now
+	area := len(frame)
+	frame = append(frame, 0, 0, 0, 0) // its length, below
+	if c.open {
+		frame = appendAuth(frame, &tpm2.TPMSAuthCommand{Handle: tpm2.TPMRSPW})
+	}
+	frame = appendAuth(frame, auth)
+	binary.BigEndian.PutUint32(frame[area:], uint32(len(frame)-area-4))
+	frame = append(frame, c.params...) // encrypted by now
+	binary.BigEndian.PutUint32(frame[2:], uint32(len(frame)))
+	return frame, nil
 }
 
 // answered checks an answer, and gives its parameters, decrypted, in page.
-func (c *command) answered(s *warmSession, answer, page []byte) ([]byte, error) {
+func (c *command) answered(s tpm2.Session, answer, page []byte) ([]byte, error) {
 	params, auths, err := splitAnswer(answer)
 	if err != nil {
 		return nil, err
@@ -126,26 +124,29 @@ const (
 	audit
 )
 
-// appendAuth writes a TPMS_AUTH_COMMAND (Part 2, 10.13.2). go-tpm would do it by
-// reflection, with hundreds of allocations, of which each costs dearly in
-// secmem.Do: it has to be wiped.
-func appendAuth(b []byte, a *tpm2.TPMSAuthCommand) []byte {
-	b = binary.BigEndian.AppendUint32(b, uint32(a.Handle))
-	b = binary.BigEndian.AppendUint16(b, uint16(len(a.Nonce.Buffer)))
-	b = append(b, a.Nonce.Buffer...)
-	var attributes byte
+// sessionBits encodes a TPMA_SESSION.
+func sessionBits(a tpm2.TPMASession) (b byte) {
 	for _, x := range [...]struct {
 		set bool
 		bit byte
 	}{
-		{a.Attributes.ContinueSession, continueSession}, {a.Attributes.AuditExclusive, auditExclusive}, {a.Attributes.AuditReset, auditReset},
-		{a.Attributes.Decrypt, decrypt}, {a.Attributes.Encrypt, encrypt}, {a.Attributes.Audit, audit},
+		{a.ContinueSession, continueSession}, {a.AuditExclusive, auditExclusive}, {a.AuditReset, auditReset},
+		{a.Decrypt, decrypt}, {a.Encrypt, encrypt}, {a.Audit, audit},
 	} {
 		if x.set {
-			attributes |= x.bit
+			b |= x.bit
 		}
 	}
-	b = append(b, attributes)
+	return b
+}
+
+// appendAuth writes a TPMS_AUTH_COMMAND (Part 2, 10.13.2). go-tpm would do it by
+// reflection, with hundreds of allocations.
+func appendAuth(b []byte, a *tpm2.TPMSAuthCommand) []byte {
+	b = binary.BigEndian.AppendUint32(b, uint32(a.Handle))
+	b = binary.BigEndian.AppendUint16(b, uint16(len(a.Nonce.Buffer)))
+	b = append(b, a.Nonce.Buffer...)
+	b = append(b, sessionBits(a.Attributes))
 	b = binary.BigEndian.AppendUint16(b, uint16(len(a.Authorization.Buffer)))
 	return append(b, a.Authorization.Buffer...)
 }
@@ -164,7 +165,7 @@ func parseAuth(b []byte) (*tpm2.TPMSAuthResponse, error) {
 		return nil, errFrame
 	}
 	return &tpm2.TPMSAuthResponse{
-		Nonce: tpm2.TPM2BNonce{Buffer: bytes.Clone(nonce)},
+		Nonce: tpm2.TPM2BNonce{Buffer: nonce},
 		Attributes: tpm2.TPMASession{
 			ContinueSession: attributes&continueSession != 0, AuditExclusive: attributes&auditExclusive != 0, AuditReset: attributes&auditReset != 0,
 			Decrypt: attributes&decrypt != 0, Encrypt: attributes&encrypt != 0, Audit: attributes&audit != 0,

@@ -167,7 +167,7 @@ func (t *TPM) UnsealForeign(root []byte, f Foreign, owner, auth, dst []byte) (n 
 		return 0, err
 	}
 	err = t.do("unsealing the object of another program", func() error {
-		return t.underForeign(root, f.Parent, owner, bytes.TrimRight(auth, "\x00"), outOnly, func(parent *rootKey, s *warmSession) error {
+		return t.underForeign(root, f.Parent, owner, bytes.TrimRight(auth, "\x00"), outOnly, func(parent *rootKey, s *hmacSession) error {
 			key, err := t.loadForeign(parent, f)
 			if err != nil {
 				return err
@@ -191,7 +191,7 @@ func (t *TPM) SealForeign(root []byte, p ForeignParent, owner, secret []byte) (f
 	}
 	f.Parent = p
 	err = t.do("sealing for another program", func() error {
-		return t.underForeign(root, p, owner, nil, inOut, func(parent *rootKey, s *warmSession) error {
+		return t.underForeign(root, p, owner, nil, inOut, func(parent *rootKey, s *hmacSession) error {
 			b, err := t.create(parent, s, sealTemplate(sealstore.SealOptions{DictionaryAttack: true}), secret, nil, nil)
 			f.Public, f.Private = b.Public, b.Private
 			return err
@@ -206,7 +206,7 @@ var errNotChild = errors.New("it was sealed under another key or by another TPM,
 // underForeign runs f with a foreign parent and a session of the kind that f
 // needs. Where there are several keys that could be the parent, f is run with
 // one after the other until it does not give errNotChild.
-func (t *TPM) underForeign(root []byte, p ForeignParent, owner, auth []byte, dir direction, f func(*rootKey, *warmSession) error) error {
+func (t *TPM) underForeign(root []byte, p ForeignParent, owner, auth []byte, dir direction, f func(*rootKey, *hmacSession) error) error {
 	srk, err := t.root(root)
 	if err != nil {
 		return err
@@ -284,7 +284,7 @@ func (t *TPM) primaryParent(hierarchy tpm2.TPMHandle, template tpm2.TPMTPublic, 
 	if hierarchy != tpm2.TPMRHOwner {
 		owner = nil
 	}
-	err = t.withPassword(owner, func(s *warmSession) (err error) {
+	err = t.withPassword(owner, func(s tpm2.Session) (err error) {
 		k, err = t.createPrimary(hierarchy, template, s)
 		return err
 	})

@@ -52,6 +52,29 @@ func TestLateAnswer(t *testing.T) {
 	}
 }
 
+// An answer that somebody has changed on the bus is not taken, and what comes
+// after it is.
+func TestChangedAnswer(t *testing.T) {
+	h := swtpmtest.StartProxy(t, swtpmtest.Start(t))
+	d := open(t, h.Device()+",exclusive")
+	p, data := parent(t, d), secret()
+	blob := seal(t, d, p, data, auth, false)
+	wantSecret(t, d, p, blob, auth, data)
+	const head, params = 10 + 4, 2 + 32 // the sealed object, behind its length
+	for _, at := range []int{head + 2, head + params - 1, head + params + 2, head + params + 2 + 16, head + params + 2 + 16 + 3} {
+		h.Decide(swtpmtest.Once(tpm2.TPMCCUnseal, func(answer []byte) []byte {
+			answer[at] ^= 1
+			return answer
+		}))
+		if got, err := unseal(d, p, blob, auth); err == nil {
+			t.Errorf("byte %d is changed, and %x is unsealed", at, got)
+		}
+		for range 2 {
+			wantSecret(t, d, p, blob, auth, data)
+		}
+	}
+}
+
 // A PIN whose answer is lost is not tried again: the TPM may have counted it.
 func TestPINIsTriedOnce(t *testing.T) {
 	for _, mode := range []string{"", ",exclusive"} {

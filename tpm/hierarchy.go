@@ -5,8 +5,6 @@ import (
 	"fmt"
 
 	"github.com/google/go-tpm/tpm2"
-
-	"github.com/InterCooperative-Network/icn-p11/internal/secmem"
 )
 
 // maxPassword is the size of the largest digest that a TPM can have, and so
@@ -32,9 +30,9 @@ func checkPassword(what string, isSet bool, password []byte) error {
 // session, since a password by itself would cross the bus in the clear. The
 // session is salted to a key of the null hierarchy, which can be made without
 // a password, so that nobody who listens can try passwords.
-func (t *TPM) withPassword(password []byte, f func(*warmSession) error) (err error) {
+func (t *TPM) withPassword(password []byte, f func(tpm2.Session) error) error {
 	if len(password) == 0 {
-		return f(&warmSession{Session: tpm2.PasswordAuth(nil)})
+		return f(tpm2.PasswordAuth(nil))
 	}
 	salt, err := t.createRoot(tpm2.TPMRHNull, tpm2.PasswordAuth(nil))
 	if err != nil {
@@ -46,8 +44,7 @@ func (t *TPM) withPassword(password []byte, f func(*warmSession) error) (err err
 		return err
 	}
 	defer t.dropSession(s)
-	secmem.Do(func() { err = f(s) })
-	return err
+	return f(s)
 }
 
 // createRoot makes a key of the SRK's template in a hierarchy.

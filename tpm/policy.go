@@ -273,7 +273,7 @@ func (t *TPM) ticket(b *sealstore.Binding, a *sealstore.Approval, digest []byte)
 
 // satisfy runs the policy of a bound seal in a policy session. The session's
 // policy is reset by the command that it authorises.
-func (t *TPM) satisfy(s *warmSession, b *sealstore.Binding) error {
+func (t *TPM) satisfy(s *hmacSession, b *sealstore.Binding) error {
 	sel, err := selection(b.Bank, b.PCRs)
 	if err != nil {
 		return err

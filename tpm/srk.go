@@ -87,7 +87,7 @@ func (t *TPM) hasPassword(k *rootKey) (bool, error) {
 
 // derive creates the storage root key. The caller flushes it.
 func (t *TPM) derive(owner []byte) (k *rootKey, err error) {
-	err = t.withPassword(owner, func(s *warmSession) (err error) {
+	err = t.withPassword(owner, func(s tpm2.Session) (err error) {
 		k, err = t.createRoot(tpm2.TPMRHOwner, s)
 		return err
 	})
@@ -186,7 +186,7 @@ func (t *TPM) Foreign(s *RootState) error {
 // evictControl makes a transient key persistent at key_handle, or removes the
 // one that is there.
 func (t *TPM) evictControl(owner []byte, k *rootKey) error {
-	err := t.withPassword(owner, func(s *warmSession) error {
+	err := t.withPassword(owner, func(s tpm2.Session) error {
 		_, err := tpm2.EvictControl{
 			Auth:             tpm2.AuthHandle{Handle: tpm2.TPMRHOwner, Auth: s},
 			ObjectHandle:     tpm2.NamedHandle{Handle: k.handle, Name: k.name},

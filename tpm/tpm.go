@@ -11,7 +11,6 @@ import (
 	"bytes"
 	"context"
 	"crypto/sha256"
-	"crypto/subtle"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -62,8 +61,8 @@ const (
 	// maxSecret is the largest sealed secret, in bytes (MAX_SYM_DATA).
 	maxSecret = 128
 	// authSize is the length of an authorisation value: the largest that
-	// SHA-256 as nameAlg allows. It must be text, because go-tpm cuts the
-	// value at the first zero byte when it computes an HMAC.
+	// SHA-256 as nameAlg allows. It is text: go-tpm's sessions, and so other
+	// programs that use them, cut a value at its first zero byte.
 	authSize = 32
 )
 
@@ -89,7 +88,7 @@ type TPM struct {
 	srk        *rootKey // loaded on link, or persistent
 	persistent *rootKey // what was found at KeyHandle; survives the link
 	loaded     *loadedKey
-	sessions   []*warmSession // the one used last at the end
+	sessions   []*hmacSession // the one used last at the end
 
 	slowOnce sync.Once
 }
@@ -111,23 +110,6 @@ type loadedKey struct {
 	byAuth bool // its authorisation value alone opens it; otherwise its policy does
 	counts bool // the TPM counts wrong values
 }
-
-// warmSession is a session with its own copy of the authorisation value:
-// go-tpm keeps the slice that it is given, and the caller wipes his.
-type warmSession struct {
-	tpm2.Session
-	auth  *secmem.Buffer // nil: empty
-	dir   direction
-	flush func() error
-}
-
-func (s *warmSession) close() {
-	s.flush()
-	s.auth.Destroy()
-}
-
-// nonceSize is that of a session's nonces, in bytes.
-const nonceSize = 16
 
 // maxSessions is how many sessions are kept: TPMs hold at least three.
 const maxSessions = 2
@@ -350,7 +332,7 @@ func (t *TPM) drop() {
 
 func (t *TPM) forget() {
 	for _, s := range t.sessions {
-		s.auth.Destroy()
+		s.destroy()
 	}
 	t.srk, t.loaded, t.sessions = nil, nil, nil
 }
@@ -359,7 +341,7 @@ func (t *TPM) forget() {
 // cannot be flushed is gone, or will be found stale.
 func (t *TPM) release() {
 	for _, s := range t.sessions {
-		s.close()
+		t.closeSession(s)
 	}
 	if t.loaded != nil {
 		t.flush(t.loaded.handle)
@@ -549,22 +531,17 @@ func blobError(err error) error {
 	return fmt.Errorf("loading a sealed object: %w", err)
 }
 
-// direction says which parameters a session encrypts.
-type direction int
-
-const (
-	outOnly direction = iota // for commands whose first parameter is no buffer
-	inOut
-	policy      // a policy session, for a bound seal; encrypts as outOnly does
-	unencrypted // for commands without a secret, whose answer is no buffer
-	policyPlain // both
-)
-
 // session gives a session salted to the SRK, with one authorisation value. A
 // kept one is used again; otherwise it ends with the command.
-func (t *TPM) session(srk *rootKey, auth []byte, dir direction) (*warmSession, error) {
+func (t *TPM) session(srk *rootKey, auth []byte, dir direction) (*hmacSession, error) {
+	t.sessions = slices.DeleteFunc(t.sessions, func(s *hmacSession) bool {
+		if s.useless {
+			t.closeSession(s)
+		}
+		return s.useless
+	})
 	for i, s := range t.sessions {
-		if s.dir == dir && subtle.ConstantTimeCompare(s.auth.Bytes(), auth) == 1 {
+		if s.dir == dir && s.knows(auth) {
 			t.sessions = append(slices.Delete(t.sessions, i, i+1), s)
 			return s, nil
 		}
@@ -572,40 +549,17 @@ func (t *TPM) session(srk *rootKey, auth []byte, dir direction) (*warmSession, e
 	for len(t.sessions) >= maxSessions {
 		t.dropSession(t.sessions[0])
 	}
-	w := &warmSession{dir: dir}
-	opts := []tpm2.AuthOption{tpm2.Salted(srk.handle, srk.public)}
-	if len(auth) > 0 {
-		var err error
-		if w.auth, err = secmem.New(len(auth)); err != nil {
-			return nil, err
-		}
-		secmem.Copy(w.auth.Bytes(), auth)
-		opts = append(opts, tpm2.Auth(w.auth.Bytes()))
+	s, err := startSession(t.link, srk, auth, dir)
+	if err == nil {
+		t.sessions = append(t.sessions, s)
 	}
-	switch dir {
-	case inOut:
-		opts = append(opts, tpm2.AESEncryption(128, tpm2.EncryptInOut))
-	case outOnly, policy:
-		opts = append(opts, tpm2.AESEncryption(128, tpm2.EncryptOut))
-	}
-	var err error
-	start := tpm2.HMACSession
-	if dir == policy || dir == policyPlain {
-		start = tpm2.PolicySession
-	}
-	w.Session, w.flush, err = start(t.link, tpm2.TPMAlgSHA256, nonceSize, opts...)
-	if err != nil {
-		w.auth.Destroy()
-		return nil, fmt.Errorf("starting a session: %w", err)
-	}
-	t.sessions = append(t.sessions, w)
-	return w, nil
+	return s, err
 }
 
 // authorise gives the session that opens a seal: one that knows its
 // authorisation value, and for a bound seal also satisfies its policy. The
 // answer is encrypted where it is a secret.
-func (t *TPM) authorise(srk *rootKey, key *loadedKey, b *sealstore.Binding, auth []byte, secret bool) (*warmSession, error) {
+func (t *TPM) authorise(srk *rootKey, key *loadedKey, b *sealstore.Binding, auth []byte, secret bool) (*hmacSession, error) {
 	byAuth, byPolicy := unencrypted, policyPlain
 	if secret {
 		byAuth, byPolicy = outOnly, policy
@@ -628,9 +582,14 @@ func (t *TPM) authorise(srk *rootKey, key *loadedKey, b *sealstore.Binding, auth
 }
 
 // dropSession ends a session whose state is of no use any more.
-func (t *TPM) dropSession(s *warmSession) {
-	t.sessions = slices.DeleteFunc(t.sessions, func(v *warmSession) bool { return v == s })
-	s.close()
+func (t *TPM) dropSession(s *hmacSession) {
+	t.sessions = slices.DeleteFunc(t.sessions, func(v *hmacSession) bool { return v == s })
+	t.closeSession(s)
+}
+
+func (t *TPM) closeSession(s *hmacSession) {
+	t.flush(s.handle)
+	s.destroy()
 }
 
 func checkAuth(auth []byte) error {
@@ -757,7 +716,7 @@ func (t *TPM) createUnder(parent, secret, auth []byte, template tpm2.TPMTPublic,
 }
 
 // create runs TPM2_Create, authorised and encrypted by s.
-func (t *TPM) create(parent *rootKey, s *warmSession, template tpm2.TPMTPublic, secret, auth, about []byte) (b sealstore.Blob, err error) {
+func (t *TPM) create(parent *rootKey, s tpm2.Session, template tpm2.TPMTPublic, secret, auth, about []byte) (b sealstore.Blob, err error) {
 	params, err := secmem.New(secmem.Max)
 	if err != nil {
 		return b, err
@@ -832,7 +791,7 @@ func (t *TPM) unseal(parent []byte, b sealstore.Blob, auth, dst []byte) (int, er
 }
 
 // unsealWith runs TPM2_Unseal, authorised and encrypted by s.
-func (t *TPM) unsealWith(key *loadedKey, s *warmSession, dst []byte) (int, error) {
+func (t *TPM) unsealWith(key *loadedKey, s *hmacSession, dst []byte) (int, error) {
 	page, err := secmem.New(secmem.Max)
 	if err != nil {
 		return 0, err
@@ -963,7 +922,7 @@ func (t *TPM) ResetLockout(password []byte) error {
 		return errors.New("the TPM has a lockout password, which was not given")
 	}
 	err = t.do("resetting the lockout", func() error {
-		return t.withPassword(password, func(s *warmSession) error {
+		return t.withPassword(password, func(s tpm2.Session) error {
 			page, err := secmem.New(secmem.Max)
 			if err != nil {
 				return err
