@@ -152,22 +152,18 @@ func (t *Token) Seals() ([]ObjectSeal, error) {
 		return nil, err
 	}
 	defer dir.Close()
-	names, err := list(dir)
+	ids, _, err := listObjects(dir)
 	if err != nil {
 		return nil, readError(path, err)
 	}
 	var out []ObjectSeal
-	for _, n := range names {
-		id, ok := parseID(n)
-		if !ok {
-			continue
-		}
-		p, _, err := readAt(dir, n, maxObjectFile)
+	for _, id := range ids {
+		p, _, err := readAt(dir, idName(id), maxObjectFile)
 		if err != nil {
 			continue // LeftOut tells it, or it was removed just now
 		}
 		if o, err := decodeObject(p); err == nil && o.sealed() {
-			s := ObjectSeal{id, filepath.Join(path, n), o.Seal, o.device()}
+			s := ObjectSeal{id, filepath.Join(path, idName(id)), o.Seal, o.device()}
 			if t.store.sealer.Bound(s.Blob) {
 				s.Blob.Binding = f.Binding
 			}

@@ -9,6 +9,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -369,4 +370,30 @@ func list(dir *os.File) ([]string, error) {
 		return nil, err
 	}
 	return dir.Readdirnames(-1)
+}
+
+// listObjects lists the objects whose files are in a directory, in order, and
+// the names of what no object's file is called.
+func listObjects(dir *os.File) (ids []ID, foreign []string, err error) {
+	if _, err := dir.Seek(0, io.SeekStart); err != nil {
+		return nil, nil, err
+	}
+	for {
+		names, err := dir.Readdirnames(1024)
+		for _, n := range names {
+			if id, ok := parseID(n); ok {
+				ids = append(ids, id)
+			} else if !strings.HasPrefix(n, tempPrefix) {
+				foreign = append(foreign, n)
+			}
+		}
+		if err == io.EOF {
+			break
+		}
+		if err != nil {
+			return nil, nil, err
+		}
+	}
+	slices.SortFunc(ids, ID.compare)
+	return ids, foreign, nil
 }

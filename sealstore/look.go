@@ -59,24 +59,24 @@ func (s *shelf) clear() { s.bytes, s.files = s.bytes[:0], s.files[:0] }
 
 // lookAll looks at the files of objects on all processors: most of the time is
 // spent in system calls. Token.cache is held.
-func (v *view) lookAll(dir *os.File, names []string) []looked {
-	out := make([]looked, len(names))
+func (v *view) lookAll(dir *os.File, ids []ID) []looked {
+	out := make([]looked, len(ids))
 	var next atomic.Int64
 	work := func() {
 		s := newShelf()
 		for {
 			to := int(next.Add(batchSize))
 			from := to - batchSize
-			if from >= len(names) {
+			if from >= len(ids) {
 				return
 			}
-			to = min(to, len(names))
-			v.look(dir, names[from:to], out[from:to], s, false)
+			to = min(to, len(ids))
+			v.look(dir, ids[from:to], out[from:to], s, false)
 		}
 	}
 	var others sync.WaitGroup
 	var panicked atomic.Pointer[any]
-	for range min(runtime.GOMAXPROCS(0), (len(names)+batchSize-1)/batchSize) - 1 {
+	for range min(runtime.GOMAXPROCS(0), (len(ids)+batchSize-1)/batchSize) - 1 {
 		others.Go(func() {
 			// The caller's goroutine has somebody who recovers, this one has not.
 			defer func() {
@@ -99,10 +99,10 @@ func (v *view) lookAll(dir *os.File, names []string) []looked {
 // the login allows, and leaves it to enter to make them known: it only reads
 // Token.objects, so that others may look at other objects meanwhile. With
 // reread, the files are read in any case. Token.cache is held.
-func (v *view) look(dir *os.File, names []string, out []looked, s *shelf, reread bool) {
+func (v *view) look(dir *os.File, ids []ID, out []looked, s *shelf, reread bool) {
 	now := time.Now()
-	for i, n := range names {
-		out[i] = v.read(dir, n, now, s, reread)
+	for i, id := range ids {
+		out[i] = v.read(dir, id, now, s, reread)
 	}
 	for _, private := range []bool{false, true} {
 		k, err := v.ring(private)
@@ -134,8 +134,8 @@ func (v *view) look(dir *os.File, names []string, out []looked, s *shelf, reread
 }
 
 // read reads the file of an object if it is another than last time.
-func (v *view) read(dir *os.File, name string, now time.Time, s *shelf, reread bool) looked {
-	id, _ := parseID(name)
+func (v *view) read(dir *os.File, id ID, now time.Time, s *shelf, reread bool) looked {
+	name := idName(id)
 	e := v.t.objects[id]
 	if e != nil && !reread && e.settled {
 		if cur, err := statAt(dir, name); err == nil && cur == e.id {

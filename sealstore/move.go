@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"io/fs"
 	"path/filepath"
-	"slices"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -75,16 +74,13 @@ func (t *Token) State() (sum [sha256.Size]byte, err error) {
 		return sum, readError(path, err)
 	}
 	defer dir.Close()
-	names, err := list(dir)
+	ids, _, err := listObjects(dir)
 	if err != nil {
 		return sum, readError(path, err)
 	}
-	slices.Sort(names)
 	all := sha256.New()
-	for _, n := range names {
-		if _, ok := parseID(n); !ok {
-			continue
-		}
+	for _, id := range ids {
+		n := idName(id)
 		p, _, err := readAt(dir, n, maxObjectFile)
 		if err != nil {
 			return sum, readError(filepath.Join(path, n), err)

@@ -9,7 +9,6 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -19,6 +18,8 @@ import (
 
 // ID names an object in its token.
 type ID [16]byte
+
+func (id ID) compare(other ID) int { return bytes.Compare(id[:], other[:]) }
 
 // Object is an object of a token.
 type Object struct {
@@ -139,24 +140,19 @@ func (v *view) scan() (out []Object, left []Damage, err error) {
 		return nil, nil, err
 	}
 	defer dir.Close()
-	names, err := list(dir)
+	ids, foreign, err := listObjects(dir)
 	if err != nil {
 		return nil, nil, readError(dir.Name(), err)
 	}
-	names = slices.DeleteFunc(names, func(n string) bool {
-		_, ok := parseID(n)
-		if !ok && !strings.HasPrefix(n, tempPrefix) {
-			t.store.report(filepath.Join(dir.Name(), n), fileID{}, "ignoring a foreign file", errors.New("its name is not an object's"))
-		}
-		return !ok
-	})
-	slices.Sort(names) // which is by ID, too
+	for _, n := range foreign {
+		t.store.report(filepath.Join(dir.Name(), n), fileID{}, "ignoring a foreign file", errors.New("its name is not an object's"))
+	}
 	if t.objects == nil {
-		t.objects = make(map[ID]*entry, len(names))
+		t.objects = make(map[ID]*entry, len(ids))
 	}
 	there := 0 // entries whose files are
-	out = make([]Object, 0, len(names))
-	for i, l := range v.lookAll(dir, names) {
+	out = make([]Object, 0, len(ids))
+	for _, l := range v.lookAll(dir, ids) {
 		e, err := v.enter(dir, l)
 		if t.objects[l.id] != nil {
 			there++
@@ -164,14 +160,14 @@ func (v *view) scan() (out []Object, left []Damage, err error) {
 		switch {
 		case errors.Is(err, ErrNotFound):
 		case err != nil:
-			left = append(left, Damage{filepath.Join(dir.Name(), names[i]), err})
+			left = append(left, Damage{filepath.Join(dir.Name(), idName(l.id)), err})
 		case e.open && (!e.private() || v.userIn()):
 			out = append(out, v.object(l.id, e))
 		}
 	}
 	if there < len(t.objects) {
 		for id, e := range t.objects {
-			if _, found := slices.BinarySearch(names, idName(id)); !found {
+			if _, found := slices.BinarySearchFunc(ids, id, ID.compare); !found {
 				e.wipe()
 				delete(t.objects, id)
 				t.changes++
@@ -223,7 +219,7 @@ func (t *Token) belong(in instance) {
 // be bad, which is returned as the error too. Token.cache is held.
 func (v *view) refresh(dir *os.File, id ID, reread bool) (*entry, error) {
 	var l [1]looked
-	v.look(dir, []string{idName(id)}, l[:], new(shelf), reread)
+	v.look(dir, []ID{id}, l[:], new(shelf), reread)
 	return v.enter(dir, l[0])
 }
 
@@ -262,16 +258,13 @@ func (t *Token) walk(f *tokenFile, root *keyring, progress Progress, visit func(
 		return readError(path, err)
 	}
 	defer dir.Close()
-	names, err := list(dir)
+	ids, _, err := listObjects(dir)
 	if err != nil {
 		return readError(path, err)
 	}
-	names = slices.DeleteFunc(names, func(n string) bool { _, ok := parseID(n); return !ok })
-	slices.Sort(names)
 	var failed []error
-	for i, n := range names {
-		id, _ := parseID(n)
-		p, _, err := readAt(dir, n, maxObjectFile)
+	for i, id := range ids {
+		p, _, err := readAt(dir, idName(id), maxObjectFile)
 		var o *objectFile
 		if err == nil {
 			o, err = decodeObject(p)
@@ -287,9 +280,9 @@ func (t *Token) walk(f *tokenFile, root *keyring, progress Progress, visit func(
 			err = visit(o, k)
 		}
 		if err != nil {
-			failed = append(failed, fmt.Errorf("%s: %w", filepath.Join(path, n), err))
+			failed = append(failed, fmt.Errorf("%s: %w", filepath.Join(path, idName(id)), err))
 		}
-		progress.step(i+1, len(names))
+		progress.step(i+1, len(ids))
 	}
 	return errors.Join(failed...)
 }

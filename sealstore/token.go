@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -533,20 +534,11 @@ func idName(id ID) string { return hex.EncodeToString(id[:]) }
 
 // parseID takes an object's file name apart.
 func parseID(name string) (id ID, ok bool) {
-	if len(name) != 2*len(id) {
+	if len(name) != 2*len(id) || strings.ContainsAny(name, "ABCDEF") {
 		return id, false
 	}
-	for i := range len(name) {
-		c := name[i]
-		switch {
-		case '0' <= c && c <= '9':
-			c -= '0'
-		case 'a' <= c && c <= 'f':
-			c -= 'a' - 10
-		default:
-			return ID{}, false
-		}
-		id[i/2] = id[i/2]<<4 | c
+	if _, err := hex.Decode(id[:], []byte(name)); err != nil {
+		return ID{}, false
 	}
 	return id, true
 }
