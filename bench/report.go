@@ -81,6 +81,12 @@ func (r *Results) tables() string {
 		p("| %s | %s | %s | %s |\n", t.what, t.is, t.want, t.verdict())
 	}
 
+	if m := r.Machine.Pauses; m.Every > 0 {
+		p("\nA loop in C that only reads the clock is interrupted every %s on this machine, for %s (median; interruptions of more than 5 µs).\n"+
+			"So is one of %.0f bare signatures: a 99th percentile of theirs does without only where that is more than 100.\n",
+			duration(m.Every), duration(m.Median), m.Every/r.get("sign-32", bare, p50))
+	}
+
 	cols := columns[:0:0]
 	for _, c := range columns {
 		if r.get("sign-32", c.subject, p50) > 0 {

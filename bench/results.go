@@ -28,6 +28,14 @@ type Machine struct {
 	Cores  int
 	Kernel string
 	Load   [2]string // of the last minute, before and after
+	Pauses Pauses
+}
+
+// Pauses are the interruptions of a loop that only reads the clock, of more than
+// 5 µs.
+type Pauses struct {
+	Every  float64 // 0: there was none
+	Median float64
 }
 
 // Batch is a number of operations of one subject, one after the other.

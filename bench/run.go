@@ -43,6 +43,7 @@ func run(quick bool) (*Results, error) {
 		run  func(*Results) error
 	}{
 		{"versions", b.versions},
+		{"interruptions", b.pauses},
 		{"operations", b.steady},
 		{"starts and searches", b.starts},
 		{"processes", b.processes},
@@ -95,6 +96,22 @@ func (b *bench) versions(r *Results) error {
 		return err
 	}
 	r.Sizes["icn-p11.so"] = st.Size()
+	return nil
+}
+
+// pauses measures the machine while nothing else runs.
+func (b *bench) pauses(r *Results) error {
+	ms := "2000"
+	if b.quick {
+		ms = "50"
+	}
+	out, err := b.host("", "pauses", ms)
+	if err != nil {
+		return err
+	}
+	if err := json.Unmarshal(out, &r.Machine.Pauses); err != nil {
+		return fmt.Errorf("%q: %w", out, err)
+	}
 	return nil
 }
 

@@ -17,6 +17,7 @@ for subject in "icn-p11 Ed25519, unlocked" "icn-p11 Ed25519, unsealed each time"
 done
 check "icn-p11 has every operation" has '[.Batches[] | select(.Subject | startswith("icn-p11 Ed25519")) | select(.RV != 0)] | length == 0'
 check "no process that starts with others fails" has '[.Starts | to_entries[] | select(.key | startswith("icn-p11")) | .value.Failed] | add == 0'
+check "how often the machine interrupts" has '.Machine.Pauses | .Every == 0 or .Every > .Median'
 check "a warm signature is one TPM command" has '[.Commands[] | select(.Name == "C_Sign") | .Commands] == [["Unseal"]]'
 # shellcheck disable=SC2016
 check "the limits are no slower than what has more to do" has '

@@ -12,6 +12,8 @@
  *                                  BENCH_OPERATION where the environment has it
  *   host cold SUBJECT LABEL        from dlopen to the first search, for that label;
  *                                  if it is empty, to C_GetSlotList
+ *   host pauses MS                 how often, and for how long, a loop that does
+ *                                  nothing is interrupted
  *   host rate SUBJECT MS           sign; wait for a line on standard input first
  *   host once SUBJECT              start, log in, sign
  *   host steps SUBJECT             one operation after the other: a line with the
@@ -650,6 +652,27 @@ static int cold(int argc, char **argv)
 	return 0;
 }
 
+/* pauses tells what the machine does to whoever only computes. */
+static int pauses(int argc, char **argv)
+{
+	enum { MAX = 1 << 16, LONG = 5000 };
+	static uint64_t pause[MAX];
+	size_t n = 0;
+
+	if (argc != 1)
+		FAIL("pauses MS");
+	uint64_t begin = now(), end = begin + strtoull(argv[0], NULL, 10) * 1000000, last = begin;
+	while (last < end && n < MAX) {
+		uint64_t t = now();
+		if (t - last > LONG)
+			pause[n++] = t - last;
+		last = t;
+	}
+	qsort(pause, n, sizeof *pause, by_value);
+	printf("{\"every\":%lu,\"median\":%lu}\n", n ? (last - begin) / n : 0, n ? pause[n / 2] : 0);
+	return 0;
+}
+
 static int rate(int argc, char **argv)
 {
 	if (argc != 2)
@@ -742,7 +765,7 @@ int main(int argc, char **argv)
 	static const struct {
 		const char *name;
 		int (*run)(int, char **);
-	} commands[] = {{"setup", setup}, {"objects", objects}, {"steady", steady}, {"cold", cold}, {"rate", rate}, {"once", once}, {"steps", steps}};
+	} commands[] = {{"setup", setup}, {"objects", objects}, {"steady", steady}, {"cold", cold}, {"pauses", pauses}, {"rate", rate}, {"once", once}, {"steps", steps}};
 
 	memset(message, 'm', sizeof message);
 	for (size_t i = 0; argc > 1 && i < sizeof commands / sizeof *commands; i++)
