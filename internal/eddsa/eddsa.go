@@ -16,6 +16,7 @@ import (
 	"crypto/sha512"
 	"errors"
 	"fmt"
+	"sync"
 	"unsafe"
 
 	"filippo.io/edwards25519"
@@ -177,6 +178,12 @@ func (k *Key) Sign(sig []byte, p Params, msg []byte) error {
 	if err := p.check(); err != nil {
 		return err
 	}
+	if p.Variant != Ph && len(msg) > shortMessage {
+		own := copies.Get().(*[]byte)
+		defer keepCopy(own)
+		*own = append((*own)[:0], msg...)
+		msg = *own
+	}
 	secmem.Compute(func() { k.sign(sig, p, msg) })
 	return nil
 }
@@ -184,13 +191,14 @@ func (k *Key) Sign(sig []byte, p Params, msg []byte) error {
 // sign is RFC 8032, section 5.1.6. The message is hashed twice. Were it another
 // one the second time, under the same r, a signature of the first would give
 // the key away, so both hashes are of a copy: msg belongs to the caller, may
-// overlap sig, and may be changed by another thread or process meanwhile.
+// overlap sig, and may be changed by another thread or process meanwhile. Of a
+// long one Sign has made the copy.
 func (k *Key) sign(sig []byte, p Params, msg []byte) {
 	var own [shortMessage]byte
 	if p.Variant == Ph {
 		digest := sha512.Sum512(msg)
 		msg = append(own[:0], digest[:]...)
-	} else {
+	} else if len(msg) <= len(own) {
 		msg = append(own[:0], msg...)
 	}
 	var dom [len(domPrefix) + 2 + maxContext]byte
@@ -214,6 +222,17 @@ func (k *Key) sign(sig []byte, p Params, msg []byte) {
 // shortMessage is the length of a message, in bytes, of which sign makes its
 // copy on the stack.
 const shortMessage = 1024
+
+// copies is room for copies of longer messages: fresh memory costs the kernel
+// as much as a signature takes.
+var copies = sync.Pool{New: func() any { return new([]byte) }}
+
+func keepCopy(p *[]byte) {
+	const most = 1 << 20
+	if cap(*p) <= most {
+		copies.Put(p)
+	}
+}
 
 func mustScalar(_ *edwards25519.Scalar, err error) {
 	if err != nil {

@@ -130,7 +130,7 @@ func TestSignDoesNotAllocate(t *testing.T) {
 			if size > shortMessage && p.Variant != Ph {
 				copies = 1
 			}
-			if n := testing.AllocsPerRun(100, func() { k.Sign(sig, p, msg) }); n != copies {
+			if n := testing.AllocsPerRun(100, func() { k.Sign(sig, p, msg) }); n > copies {
 				t.Errorf("variant %d, %d bytes: %v allocations", p.Variant, size, n)
 			}
 		}
