@@ -135,6 +135,7 @@ func (s *hmacSession) start(t transport.TPM, salt *rootKey, auth []byte) (err er
 	}
 	s.handle = tpm2.TPMHandle(r.SessionHandle.HandleValue())
 	if err := s.newNonceTPM(r.NonceTPM.Buffer); err != nil {
+		tpm2.FlushContext{FlushHandle: s.handle}.Execute(t)
 		return err
 	}
 	secmem.Compute(func() {
