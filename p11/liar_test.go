@@ -73,4 +73,11 @@ func TestTPMThatLies(t *testing.T) {
 			t.Errorf("a signature of another key: %x", sig)
 		}
 	}
+	s.lies = false
+	for i, key := range []ObjectHandle{priv, fresh} {
+		sig, err := sign(key)
+		must(t, err)
+		must(t, m.VerifyInit(h, pure, []ObjectHandle{pub, other}[i]))
+		must(t, m.Verify(h, []byte("message"), sig))
+	}
 }

@@ -19,7 +19,7 @@ import (
 const (
 	secretSize = 32
 	// An authorisation value is base64url of 24 bytes: 32 ASCII characters,
-	// since an HMAC session cannot use one with a zero byte in it.
+	// since sessions of other programs (go-tpm's) cut one at a zero byte.
 	authBytes = 24
 	authSize  = 32
 )

@@ -47,7 +47,7 @@ func (t *TPM) exec(c command, s tpm2.Session, page []byte) (out []byte, err erro
 // authorised encrypts the command's first parameter, and gives the command with
 // its authorisations.
 func (c *command) authorised(s tpm2.Session) ([]byte, error) {
-	if len(c.params) >= 2 {
+	if s.IsDecryption() && len(c.params) >= 2 {
 		n := int(binary.BigEndian.Uint16(c.params))
 		if err := s.Encrypt(c.params[2 : 2+n]); err != nil {
 			return nil, err
@@ -57,8 +57,7 @@ func (c *command) authorised(s tpm2.Session) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	const maxArea = 256 // of authorisations
-	frame := make([]byte, 0, 14+4*len(c.handles)+maxArea+len(c.params))
+	frame := make([]byte, 0, 256+len(c.params))
 	frame = binary.BigEndian.AppendUint16(frame, uint16(tpm2.TPMSTSessions))
 	frame = append(frame, 0, 0, 0, 0) // the length, below
 	frame = binary.BigEndian.AppendUint32(frame, uint32(c.code))
@@ -100,16 +99,15 @@ func (c *command) answered(s tpm2.Session, answer, page []byte) ([]byte, error) 
 		return nil, errFrame
 	}
 	out := page[:copy(page, params)]
-	if len(out) >= 2 {
-		n := int(binary.BigEndian.Uint16(out))
-		if 2+n > len(out) {
-			return nil, errFrame
-		}
-		if err := s.Decrypt(out[2 : 2+n]); err != nil {
-			return nil, err
-		}
+	if !s.IsEncryption() {
+		return out, nil
 	}
-	return out, nil
+	r := reader{out}
+	first := r.sized()
+	if r.buf == nil {
+		return nil, errFrame
+	}
+	return out, s.Decrypt(first)
 }
 
 // Bits of TPMA_SESSION (Part 2, 8.4).
@@ -122,6 +120,8 @@ const (
 	decrypt
 	encrypt
 	audit
+
+	reserved = 1<<3 | 1<<4
 )
 
 // sessionBits encodes a TPMA_SESSION.
@@ -161,7 +161,7 @@ func parseAuth(b []byte) (*tpm2.TPMSAuthResponse, error) {
 	attributes := r.buf[0]
 	r.buf = r.buf[1:]
 	mac := r.sized()
-	if r.buf == nil || len(r.buf) != 0 {
+	if r.buf == nil || len(r.buf) != 0 || attributes&reserved != 0 {
 		return nil, errFrame
 	}
 	return &tpm2.TPMSAuthResponse{

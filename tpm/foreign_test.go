@@ -258,7 +258,7 @@ func TestForeignPassword(t *testing.T) {
 		}
 		return l.Counter
 	}
-	for _, bad := range []string{"a\x00b", strings.Repeat("x", 65)} {
+	for _, bad := range []string{strings.Repeat("x", 65)} {
 		if _, err := unsealForeign(d, p, f, "", []byte(bad)); err == nil || errors.Is(err, tpm.ErrObjectPassword) {
 			t.Errorf("%q: %v", bad, err)
 		}
@@ -266,7 +266,7 @@ func TestForeignPassword(t *testing.T) {
 	if n := counter(); n != 0 {
 		t.Errorf("the TPM counts %d wrong tries of passwords that cannot be", n)
 	}
-	for i, wrong := range []string{"", "wrong"} {
+	for i, wrong := range []string{"", "wrong", "a\x00b"} {
 		bus.Decide(nil)
 		_, err := unsealForeign(d, p, f, "", []byte(wrong))
 		if !errors.Is(err, tpm.ErrObjectPassword) || errors.Is(err, sealstore.ErrUnavailable) || errors.Is(err, sealstore.ErrAuth) {

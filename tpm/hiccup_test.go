@@ -3,6 +3,7 @@ package tpm_test
 import (
 	"bytes"
 	"errors"
+	"fmt"
 	"log/slog"
 	"os"
 	"strings"
@@ -60,18 +61,51 @@ func TestChangedAnswer(t *testing.T) {
 	p, data := parent(t, d), secret()
 	blob := seal(t, d, p, data, auth, false)
 	wantSecret(t, d, p, blob, auth, data)
-	const head, params = 10 + 4, 2 + 32 // the sealed object, behind its length
-	for _, at := range []int{head + 2, head + params - 1, head + params + 2, head + params + 2 + 16, head + params + 2 + 16 + 3} {
-		h.Decide(swtpmtest.Once(tpm2.TPMCCUnseal, func(answer []byte) []byte {
+	// Of all parts: the tag, the length of the parameters, the sealed object behind
+	// its length, nonce, attributes and HMAC with the lengths of theirs.
+	const head, params, nonce = 10 + 4, 2 + 32, 2 + 16
+	const auths = head + params
+	change := map[string]func([]byte) []byte{"an error": func([]byte) []byte { return swtpmtest.Code(0x084) }}
+	for _, at := range []int{0, 13, head + 2, auths - 1, auths + 1, auths + 2, auths + nonce, auths + nonce + 2, auths + nonce + 3} {
+		change[fmt.Sprintf("byte %d", at)] = func(answer []byte) []byte {
 			answer[at] ^= 1
 			return answer
-		}))
+		}
+	}
+	for what, f := range change {
+		h.Decide(swtpmtest.Once(tpm2.TPMCCUnseal, f))
 		if got, err := unseal(d, p, blob, auth); err == nil {
-			t.Errorf("byte %d is changed, and %x is unsealed", at, got)
+			t.Errorf("%s: %x is unsealed", what, got)
 		}
 		for range 2 {
 			wantSecret(t, d, p, blob, auth, data)
 		}
+	}
+}
+
+// The same of what seals with the storage root key: it is not taken for
+// unusable.
+func TestChangedAnswerOfCreate(t *testing.T) {
+	const owner = "the owner's password"
+	s := swtpmtest.Start(t)
+	setPassword(t, s, tpm2.TPMRHOwner, owner)
+	h := swtpmtest.StartProxy(t, s)
+	d := open(t, h.Device()+",exclusive")
+	if _, _, err := d.Persist([]byte(owner)); err != nil {
+		t.Fatal(err)
+	}
+	p, data := parent(t, d), secret()
+	blob := seal(t, d, p, data, auth, false)
+	for _, f := range []func([]byte) []byte{
+		func(answer []byte) []byte { answer[0] ^= 1; return answer },
+		func([]byte) []byte { return swtpmtest.Code(0x084) },
+	} {
+		h.Decide(swtpmtest.Once(tpm2.TPMCCCreate, f))
+		if _, err := d.Seal(p, data, auth, sealstore.SealOptions{}); err == nil {
+			t.Error("sealed by an answer that was changed")
+		}
+		wantSecret(t, d, p, blob, auth, data)
+		wantSecret(t, d, p, seal(t, d, p, data, auth, false), auth, data)
 	}
 }
 

@@ -18,8 +18,6 @@ func checkPassword(what string, isSet bool, password []byte) error {
 	switch {
 	case len(trimmed) > maxPassword:
 		return verdict{fmt.Errorf("the %s has at most %d bytes", what, maxPassword)}
-	case bytes.IndexByte(trimmed, 0) >= 0:
-		return verdict{fmt.Errorf("a zero byte in the %s is not supported: set another one with tpm2_changeauth", what)}
 	case !isSet && len(trimmed) > 0:
 		return verdict{fmt.Errorf("the TPM has no %s: none must be given", what)}
 	}

@@ -97,15 +97,15 @@ func (t *TPM) Sign(parent []byte, b sealstore.Blob, auth []byte, digest []byte) 
 		if err != nil {
 			return err
 		}
-		s, err := t.authorise(srk, key, b.Binding, auth, false)
-		if err != nil {
-			return err
-		}
 		page, err := secmem.New(secmem.Max)
 		if err != nil {
 			return err
 		}
 		defer page.Destroy()
+		s, err := t.authorise(srk, key, b.Binding, auth, false)
+		if err != nil {
+			return err
+		}
 		scheme := tpm2.Marshal(tpm2.TPMTSigScheme{
 			Scheme:  tpm2.TPMAlgECDSA,
 			Details: tpm2.NewTPMUSigScheme(tpm2.TPMAlgECDSA, &tpm2.TPMSSchemeHash{HashAlg: c.hash}),

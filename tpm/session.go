@@ -56,8 +56,9 @@ type hmacSession struct {
 	secret      *sessionSecret // in page
 	nonceCaller [nonceSize]byte
 	nonceTPM    [nonceSize]byte
-	// useless: the TPM has ended the session, or an answer was not authentic, so
-	// that the TPM's nonce is not known any more.
+	// useless: from a command until its answer was found authentic the TPM's
+	// nonce is not known, nor whether the TPM has ended the session. An error has
+	// no proof of being the TPM's.
 	useless bool
 
 	// Room for what is computed, none of it secret.
@@ -86,13 +87,10 @@ func startSession(t transport.TPM, salt *rootKey, auth []byte, dir direction) (*
 	if len(auth) > maxPassword {
 		return nil, fmt.Errorf("an authorisation value of %d bytes, at most %d are possible", len(auth), maxPassword)
 	}
-	page, err := secmem.New(int(unsafe.Sizeof(sessionSecret{})))
+	s, err := newSession(dir)
 	if err != nil {
 		return nil, err
 	}
-	s := &hmacSession{dir: dir, page: page, hash: sha256.New(),
-		// A page is aligned for any type.
-		secret: (*sessionSecret)(unsafe.Pointer(unsafe.SliceData(page.Bytes())))}
 	if err := s.start(t, salt, auth); err != nil {
 		s.destroy()
 		return nil, fmt.Errorf("starting a session: %w", err)
@@ -100,11 +98,21 @@ func startSession(t transport.TPM, salt *rootKey, auth []byte, dir direction) (*
 	return s, nil
 }
 
+func newSession(dir direction) (*hmacSession, error) {
+	page, err := secmem.New(int(unsafe.Sizeof(sessionSecret{})))
+	if err != nil {
+		return nil, err
+	}
+	return &hmacSession{dir: dir, page: page, hash: sha256.New(),
+		attributes: tpm2.TPMASession{
+			ContinueSession: true, Decrypt: dir == inOut, Encrypt: dir == inOut || dir == outOnly || dir == policy,
+		},
+		// A page is aligned for any type.
+		secret: (*sessionSecret)(unsafe.Pointer(unsafe.SliceData(page.Bytes())))}, nil
+}
+
 // start is TPM2_StartAuthSession (Part 3, 11.1).
 func (s *hmacSession) start(t transport.TPM, salt *rootKey, auth []byte) (err error) {
-	s.attributes = tpm2.TPMASession{
-		ContinueSession: true, Decrypt: s.dir == inOut, Encrypt: s.dir == inOut || s.dir == outOnly || s.dir == policy,
-	}
 	symmetric := tpm2.TPMTSymDef{Algorithm: tpm2.TPMAlgNull}
 	if s.attributes.Encrypt {
 		symmetric = tpm2.TPMTSymDef{
@@ -113,11 +121,15 @@ func (s *hmacSession) start(t transport.TPM, salt *rootKey, auth []byte) (err er
 			Mode:      tpm2.NewTPMUSymMode(tpm2.TPMAlgAES, tpm2.TPMAlgCFB),
 		}
 	}
+	key, err := tpm2.ImportEncapsulationKey(&salt.public)
+	if err != nil {
+		return err
+	}
 	var encrypted []byte
 	var n int
 	secmem.Compute(func() {
 		s.secret.auth = copy(s.secret.value[sha256.Size:], auth)
-		n, encrypted, err = s.encryptSalt(salt)
+		n, encrypted, err = s.encryptSalt(key)
 	})
 	if err != nil {
 		return err
@@ -148,12 +160,8 @@ func (s *hmacSession) start(t transport.TPM, salt *rootKey, auth []byte) (err er
 }
 
 // encryptSalt makes the salt, of n bytes.
-func (s *hmacSession) encryptSalt(to *rootKey) (n int, encrypted []byte, err error) {
-	key, err := tpm2.ImportEncapsulationKey(&to.public)
-	if err != nil {
-		return 0, nil, err
-	}
-	salt, encrypted, err := tpm2.CreateEncryptedSalt(rand.Reader, key)
+func (s *hmacSession) encryptSalt(to tpm2.LabeledEncapsulationKey) (n int, encrypted []byte, err error) {
+	salt, encrypted, err := tpm2.CreateEncryptedSalt(rand.Reader, to)
 	if err != nil {
 		return 0, nil, err
 	}
@@ -234,7 +242,7 @@ func (s *hmacSession) NewNonceCaller() error {
 
 func (s *hmacSession) newNonceTPM(nonce []byte) error {
 	if len(nonce) != nonceSize {
-		return fmt.Errorf("%w: a nonce of %d bytes", errFrame, len(nonce))
+		return fmt.Errorf("a nonce of %d bytes", len(nonce))
 	}
 	copy(s.nonceTPM[:], nonce)
 	return nil
@@ -253,12 +261,13 @@ func (s *hmacSession) Authorize(cc tpm2.TPMCC, params, addNonces []byte, names [
 		return nil, errors.New("a session beside another one")
 	}
 	s.hash.Reset()
-	s.add(uint32(cc)) // cpHash (Part 1, 16.7)
+	s.add(uint32(cc)) // cpHash (Part 1, 18.7)
 	for _, n := range names {
 		s.hash.Write(n.Buffer)
 	}
 	s.hash.Write(params)
 	s.authenticate(&s.nonceCaller, &s.nonceTPM, s.attributes)
+	s.useless = true
 	return &tpm2.TPMSAuthCommand{
 		Handle: s.handle, Nonce: tpm2.TPM2BNonce{Buffer: s.nonceCaller[:]}, Attributes: s.attributes,
 		Authorization: tpm2.TPM2BData{Buffer: s.mac[:]},
@@ -268,12 +277,11 @@ func (s *hmacSession) Authorize(cc tpm2.TPMCC, params, addNonces []byte, names [
 // Validate checks the authorisation of an answer (Part 1, 19.6.5), with the
 // parameters as they were sent.
 func (s *hmacSession) Validate(rc tpm2.TPMRC, cc tpm2.TPMCC, params []byte, _ []tpm2.TPM2BName, _ int, auth *tpm2.TPMSAuthResponse) error {
-	s.useless = true
 	if err := s.newNonceTPM(auth.Nonce.Buffer); err != nil {
 		return err
 	}
 	s.hash.Reset()
-	s.add(uint32(rc)) // rpHash (Part 1, 16.8)
+	s.add(uint32(rc)) // rpHash (Part 1, 18.8)
 	s.add(uint32(cc))
 	s.hash.Write(params)
 	s.authenticate(&s.nonceTPM, &s.nonceCaller, auth.Attributes)

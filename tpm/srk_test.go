@@ -69,6 +69,29 @@ func setPassword(t testing.TB, s *swtpmtest.TPM, hierarchy tpm2.TPMHandle, passw
 	})
 }
 
+// A password is all its bytes, but for the zeros at its end, which the TPM takes
+// off.
+func TestPasswordWithZeros(t *testing.T) {
+	s := swtpmtest.Start(t)
+	old := ""
+	for _, password := range []string{"a\x00b", "\x00ab", "ab\x00", "x" + strings.Repeat("\x00", 30) + "x"} {
+		admin(t, s, func(c bare) error {
+			_, err := tpm2.HierarchyChangeAuth{
+				AuthHandle: tpm2.AuthHandle{Handle: tpm2.TPMRHOwner, Auth: tpm2.PasswordAuth([]byte(old))},
+				NewAuth:    tpm2.TPM2BAuth{Buffer: []byte(password)},
+			}.Execute(c)
+			return err
+		})
+		old = strings.TrimRight(password, "\x00")
+		d := open(t, s.Device())
+		rootState(t, d, password)
+		if _, err := d.RootKey([]byte("a")); err == nil || !strings.Contains(err.Error(), "wrong owner password") {
+			t.Errorf("another password than %q: %v", password, err)
+		}
+		d.Close()
+	}
+}
+
 func rootState(t testing.TB, d *tpm.TPM, owner string) tpm.RootState {
 	t.Helper()
 	r, err := d.RootKey([]byte(owner))

@@ -532,7 +532,7 @@ func blobError(err error) error {
 }
 
 // session gives a session salted to the SRK, with one authorisation value. A
-// kept one is used again; otherwise it ends with the command.
+// kept one is used again; otherwise it ends with the transaction.
 func (t *TPM) session(srk *rootKey, auth []byte, dir direction) (*hmacSession, error) {
 	t.sessions = slices.DeleteFunc(t.sessions, func(s *hmacSession) bool {
 		if s.useless {
