@@ -206,6 +206,15 @@ func (l *library) sync(s *slot) error {
 	if version == s.objs.version {
 		return nil
 	}
+	l.enter(s, stored, version)
+	if !s.cfg.ReadOnly {
+		s.token.SaveSnapshot()
+	}
+	return nil
+}
+
+// enter brings the handle table in line with a version of what the store has.
+func (l *library) enter(s *slot, stored []sealstore.Object, version sealstore.Version) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	s.objs.prepare(len(stored))
@@ -244,7 +253,6 @@ func (l *library) sync(s *slot) error {
 		}
 	}
 	s.objs.version = version
-	return nil
 }
 
 // mayCreate has the access rules of section 4.4 and table 3 of the sessions:

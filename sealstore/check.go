@@ -38,11 +38,12 @@ func (s *Store) LeftOut() ([]LeftOut, error) {
 	return c.LeftOut, err
 }
 
-// LeftOut lists the files that Objects leaves out because they cannot be used.
+// LeftOut reads all files of objects, and lists those that Objects leaves out
+// because they cannot be used.
 // Of private objects, only the user's login shows whether the content
 // authenticates.
 func (t *Token) LeftOut() ([]Damage, error) {
-	_, left, err := t.scan()
+	_, left, err := t.scan(true)
 	return left, err
 }
 

@@ -221,6 +221,23 @@ func writeFile(dir, name string, data []byte, replace bool) error {
 	return nil
 }
 
+// writeLoose replaces dir/name by data as a whole, but takes no care that it is
+// on the medium: it is for what can be made again.
+func writeLoose(dir, name string, data []byte) error {
+	temp := filepath.Join(dir, tempName())
+	err := os.WriteFile(temp, data, 0o600)
+	if err == nil {
+		err = inherit(dir, temp)
+	}
+	if err == nil {
+		err = os.Rename(temp, filepath.Join(dir, name))
+	}
+	if err != nil {
+		os.Remove(temp)
+	}
+	return err
+}
+
 // renameNew renames without replacing. Where the file system cannot do that in
 // one step a hard link can, for files; the last resort is to look first, which
 // the lock that the caller holds makes safe among processes of this program.

@@ -62,3 +62,33 @@ func BusSecrets(t *Token, soPIN, userPIN []byte) map[string][]byte {
 	}
 	return out
 }
+
+// SnapshotName is the name of the file, and SnapshotMin how many objects make one.
+const (
+	SnapshotName = snapshotName
+	SnapshotMin  = snapshotMin
+)
+
+// Unsaved tells how many objects were read from their files.
+func Unsaved(t *Token) int {
+	t.cache.Lock()
+	defer t.cache.Unlock()
+	return t.unsaved
+}
+
+// InSnapshot gives the IDs of what is in a token's snapshot.
+func InSnapshot(t *Token) (ids []ID) {
+	v, err := t.begin(true)
+	if err != nil {
+		panic(err)
+	}
+	defer v.end()
+	s := v.snapshot()
+	if s == nil {
+		return nil
+	}
+	for _, at := range s.at {
+		ids = append(ids, ID(s.text[at:]))
+	}
+	return ids
+}

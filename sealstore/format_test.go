@@ -2,6 +2,7 @@ package sealstore
 
 import (
 	"bytes"
+	"crypto/sha256"
 	"encoding/hex"
 	"errors"
 	"os"
@@ -217,4 +218,30 @@ func FuzzObject(f *testing.F) {
 	}
 	f.Add([]byte(objectMagic + "\x01\xff"))
 	fuzz(f, recodeObject)
+}
+
+// FuzzSnapshot is about what a snapshot holds once it was decrypted.
+func FuzzSnapshot(f *testing.F) {
+	var text []byte
+	for i, body := range []string{"", "a body", "another"} {
+		r := record{ID{byte(i)}, fileID{0, 1, 2, 3, 4}, [sha256.Size]byte{5}, []byte(body)}
+		text = r.encode(text)
+		f.Add(text)
+	}
+	f.Add(text[:len(text)-1])
+	f.Add(append(text, text...))
+	fuzz(f, func(p []byte) (back []byte, err error) {
+		s, err := decodeSnapshot(p)
+		if err != nil {
+			return nil, err
+		}
+		for _, at := range s.at {
+			r, _ := decodeRecord(s.text[at:])
+			if got, ok := s.find(r.id, func() (fileID, error) { return r.file, nil }); !ok || !bytes.Equal(got.body, r.body) {
+				f.Errorf("record %x is not found", r.id)
+			}
+			back = r.encode(back)
+		}
+		return back, nil
+	})
 }

@@ -9,7 +9,6 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
-	"sync"
 	"sync/atomic"
 	"time"
 )
@@ -20,6 +19,7 @@ type looked struct {
 	entry  *entry // nil: there is no file, or it cannot be read
 	err    error  // why
 	fresh  bool   // the entry is not known yet
+	saved  bool   // it is the snapshot's
 	opened bool   // the body was decrypted, or turned out to be damaged
 }
 
@@ -59,7 +59,7 @@ func (s *shelf) clear() { s.bytes, s.files = s.bytes[:0], s.files[:0] }
 
 // lookAll looks at the files of objects on all processors: most of the time is
 // spent in system calls. Token.cache is held.
-func (v *view) lookAll(dir *os.File, ids []ID) []looked {
+func (v *view) lookAll(dir *os.File, ids []ID, reread bool) []looked {
 	out := make([]looked, len(ids))
 	var next atomic.Int64
 	work := func() {
@@ -71,28 +71,33 @@ func (v *view) lookAll(dir *os.File, ids []ID) []looked {
 				return
 			}
 			to = min(to, len(ids))
-			v.look(dir, ids[from:to], out[from:to], s, false)
+			v.look(dir, ids[from:to], out[from:to], s, reread)
 		}
 	}
-	var others sync.WaitGroup
-	var panicked atomic.Pointer[any]
+	var others []func()
 	for range min(runtime.GOMAXPROCS(0), (len(ids)+batchSize-1)/batchSize) - 1 {
-		others.Go(func() {
-			// The caller's goroutine has somebody who recovers, this one has not.
-			defer func() {
-				if p := recover(); p != nil {
-					panicked.Store(&p)
-				}
-			}()
-			work()
-		})
+		others = append(others, beside(work))
 	}
 	work()
-	others.Wait()
-	if p := panicked.Load(); p != nil {
-		panic(*p)
+	for _, wait := range others {
+		wait()
 	}
 	return out
+}
+
+// beside runs f on a goroutine of its own. A panic of f is that of the caller of
+// wait, who has somebody that recovers.
+func beside(f func()) (wait func()) {
+	done := make(chan any, 1)
+	go func() {
+		defer func() { done <- recover() }()
+		f()
+	}()
+	return func() {
+		if p := <-done; p != nil {
+			panic(p)
+		}
+	}
 }
 
 // look brings the entries of objects up to date, decrypting bodies as far as
@@ -137,8 +142,15 @@ func (v *view) look(dir *os.File, ids []ID, out []looked, s *shelf, reread bool)
 func (v *view) read(dir *os.File, id ID, now time.Time, s *shelf, reread bool) looked {
 	name := idName(id)
 	e := v.t.objects[id]
-	if e != nil && !reread && e.settled {
-		if cur, err := statAt(dir, name); err == nil && cur == e.id {
+	file := func() (fileID, error) { return statAt(dir, name) }
+	switch {
+	case reread:
+	case e == nil:
+		if r, ok := v.saved.find(id, file); ok {
+			return looked{id: id, entry: &entry{id: r.file, settled: true, hash: r.hash, body: r.body, open: true}, fresh: true, saved: true}
+		}
+	case e.settled:
+		if cur, err := file(); err == nil && cur == e.id {
 			return looked{id: id, entry: e}
 		}
 	}
@@ -211,6 +223,9 @@ func (v *view) enter(dir *os.File, l looked) (*entry, error) {
 		t.stamps++
 		e.stamp = t.stamps
 		t.objects[id] = e
+		if !l.saved && e.bad == nil && e.flags == 0 {
+			t.unsaved++
+		}
 	}
 	if l.fresh || l.opened {
 		t.changes++

@@ -53,7 +53,7 @@ func (e *entry) sealed() bool  { return e.flags&flagSealed != 0 && !e.device() }
 // logged in, by ID. Files that have not changed are not read again. Damaged
 // ones are logged once and left out.
 func (t *Token) Objects() ([]Object, error) {
-	out, _, err := t.scan()
+	out, _, err := t.scan(false)
 	return out, err
 }
 
@@ -89,7 +89,7 @@ func (t *Token) ObjectsSince(last Version) ([]Object, Version, error) {
 	if now := v.version(); now == last && v.unchanged() {
 		return nil, now, nil
 	}
-	out, _, err := v.scan()
+	out, _, err := v.scan(false)
 	if now := v.version(); err != nil || now != last {
 		return out, now, err
 	}
@@ -110,8 +110,9 @@ func (v *view) unchanged() bool {
 	return err == nil && id == w.dir
 }
 
-// scan lists the objects, and the files that should be objects and are not.
-func (t *Token) scan() (out []Object, left []Damage, err error) {
+// scan lists the objects, and the files that should be objects and are not. With
+// reread, every file is read, whatever is known of it.
+func (t *Token) scan(reread bool) (out []Object, left []Damage, err error) {
 	v, err := t.begin(true)
 	if err != nil {
 		return nil, nil, err
@@ -119,11 +120,11 @@ func (t *Token) scan() (out []Object, left []Damage, err error) {
 	defer v.end()
 	t.cache.Lock()
 	defer t.cache.Unlock()
-	return v.scan()
+	return v.scan(reread)
 }
 
 // scan is Token.scan. Token.cache is held.
-func (v *view) scan() (out []Object, left []Damage, err error) {
+func (v *view) scan(reread bool) (out []Object, left []Damage, err error) {
 	t := v.t
 	seenAs := look{at: time.Now(), user: v.userIn()}
 	if seenAs.dir, err = statAt(v.dir, objectsName); err != nil {
@@ -140,7 +141,12 @@ func (v *view) scan() (out []Object, left []Damage, err error) {
 		return nil, nil, err
 	}
 	defer dir.Close()
+	opened := func() {}
+	if len(t.objects) == 0 && !reread {
+		opened = beside(func() { v.saved = v.snapshot() })
+	}
 	ids, foreign, err := listObjects(dir)
+	opened()
 	if err != nil {
 		return nil, nil, readError(dir.Name(), err)
 	}
@@ -152,7 +158,7 @@ func (v *view) scan() (out []Object, left []Damage, err error) {
 	}
 	there := 0 // entries whose files are
 	out = make([]Object, 0, len(ids))
-	for _, l := range v.lookAll(dir, ids) {
+	for _, l := range v.lookAll(dir, ids, reread) {
 		e, err := v.enter(dir, l)
 		if t.objects[l.id] != nil {
 			there++
@@ -495,6 +501,7 @@ func (t *Token) UpdateObject(id ID, stamp uint64, body []byte) (Object, error) {
 	if err := writeFile(objects, idName(id), data, true); err != nil {
 		return Object{}, writeError(filepath.Join(objects, idName(id)), err)
 	}
+	t.dropSnapshot()
 	return t.remember(f, in, data, body)
 }
 
@@ -546,6 +553,7 @@ func (t *Token) DeleteObject(id ID) error {
 	if err := removeFile(objects, idName(id)); err != nil {
 		return err
 	}
+	t.dropSnapshot()
 	t.objects[id].wipe()
 	delete(t.objects, id)
 	t.changes++
@@ -607,7 +615,7 @@ func (t *Token) known(id ID, public, device bool) (*view, *objectFile) {
 	f, o := t.knownFiles(id)
 	if f != nil && o.sealed() && o.device() == device && (!public || t.public != nil) {
 		if ok, err := t.fits(f); ok && err == nil {
-			return &view{t, nil, f}, o
+			return &view{t: t, file: f}, o
 		}
 	}
 	t.mu.RUnlock()

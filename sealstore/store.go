@@ -725,6 +725,7 @@ func (t *Token) replaceInPlace(f *tokenFile) error {
 			return err
 		}
 	}
+	t.dropSnapshot()
 	return syncDir(objects)
 }
 

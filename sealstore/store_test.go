@@ -39,6 +39,12 @@ func (j *journal) lines() int {
 	return strings.Count(j.buf.String(), "\n")
 }
 
+func (j *journal) has(text string) bool {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	return strings.Contains(j.buf.String(), text)
+}
+
 // newToken makes a token with both PINs in dir and logs the user in.
 func newToken(t testing.TB, dir string) (*sealstore.Store, *sealstore.Token, *memseal.Sealer, *journal) {
 	t.Helper()

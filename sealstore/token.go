@@ -60,6 +60,7 @@ type Token struct {
 	of      instance // that the objects belong to
 	stamps  uint64
 	changes uint64 // counts what could make another list of objects
+	unsaved int    // how many objects were read that a snapshot could have had
 	whole   look   // the last one at all of them
 	swept   time.Time
 }
@@ -117,9 +118,10 @@ func (t *Token) read(dir *os.File) (*tokenFile, error) {
 // view is the token as it is on disk at one moment, with the secrets that fit.
 // It holds Token.mu for reading until end.
 type view struct {
-	t    *Token
-	dir  *os.File // nil where nothing more is read
-	file *tokenFile
+	t     *Token
+	dir   *os.File // nil where nothing more is read
+	file  *tokenFile
+	saved *snapshot // nil where objects are known
 }
 
 func (v *view) end() {
@@ -150,7 +152,7 @@ func (t *Token) begin(public bool) (*view, error) {
 		t.mu.RLock()
 		ok, err := t.fits(f)
 		if err == nil && ok && (!public || t.public != nil) {
-			return &view{t, dir, f}, nil
+			return &view{t: t, dir: dir, file: f}, nil
 		}
 		t.mu.RUnlock()
 		dir.Close()
