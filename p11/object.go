@@ -207,7 +207,7 @@ func (l *library) sync(s *slot) error {
 		return nil
 	}
 	l.enter(s, stored, version)
-	if !s.cfg.ReadOnly {
+	if l.cfg.Snapshots && !s.cfg.ReadOnly {
 		s.token.SaveSnapshot()
 	}
 	return nil

@@ -39,9 +39,8 @@ func (s *Store) LeftOut() ([]LeftOut, error) {
 }
 
 // LeftOut reads all files of objects, and lists those that Objects leaves out
-// because they cannot be used.
-// Of private objects, only the user's login shows whether the content
-// authenticates.
+// because they cannot be used. Of private objects, only the user's login shows
+// whether the content authenticates.
 func (t *Token) LeftOut() ([]Damage, error) {
 	_, left, err := t.scan(true)
 	return left, err

@@ -27,7 +27,8 @@ const lockPatience = 60 * time.Second
 
 // racyWindow is how old a file has to be before its times can be trusted to
 // differ from those of a later version: file systems stamp with a coarse clock.
-const racyWindow = 2 * time.Second
+// It is a variable for tests that cannot wait so long so often.
+var racyWindow = 2 * time.Second
 
 // fileID is what tells two versions of a file apart without reading it.
 type fileID struct {
@@ -224,6 +225,11 @@ func writeFile(dir, name string, data []byte, replace bool) error {
 // writeLoose replaces dir/name by data as a whole, but takes no care that it is
 // on the medium: it is for what can be made again.
 func writeLoose(dir, name string, data []byte) error {
+	// Beyond its limit the kernel would send SIGXFSZ, which ends a host.
+	var limit unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_FSIZE, &limit); err == nil && limit.Cur < uint64(len(data)) {
+		return wrapPath("write", filepath.Join(dir, name), unix.EFBIG)
+	}
 	temp := filepath.Join(dir, tempName())
 	err := os.WriteFile(temp, data, 0o600)
 	if err == nil {

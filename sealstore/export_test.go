@@ -2,7 +2,9 @@ package sealstore
 
 import (
 	"bytes"
+	"crypto/rand"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -12,6 +14,13 @@ func WithoutRenameat2(t *testing.T) {
 	old := renameat2
 	renameat2 = func(int, string, int, string, uint) error { return unix.EINVAL }
 	t.Cleanup(func() { renameat2 = old })
+}
+
+// RacyWindow sets how old a file has to be before its times are trusted.
+func RacyWindow(t *testing.T, d time.Duration) {
+	old := racyWindow
+	racyWindow = d
+	t.Cleanup(func() { racyWindow = old })
 }
 
 // Settle has the token file that was read last be old enough for its times to
@@ -92,3 +101,28 @@ func InSnapshot(t *Token) (ids []ID) {
 	}
 	return ids
 }
+
+// Keyring is that of public objects, for the tests of snapshots.
+type Keyring struct{ k *keyring }
+
+// NewKeyrings makes two.
+func NewKeyrings() (a, b Keyring, err error) {
+	for _, to := range []*Keyring{&a, &b} {
+		if to.k, err = newKeyring(); err == nil {
+			rand.Read(to.k.bodyKey())
+		}
+	}
+	return a, b, err
+}
+
+func (k Keyring) SealSnapshot(serial [8]byte, text []byte) ([]byte, error) {
+	return k.k.sealSnapshot(serial, text)
+}
+
+func (k Keyring) OpenSnapshot(serial [8]byte, p []byte) error {
+	_, err := k.k.openSnapshot(serial, p)
+	return err
+}
+
+// WriteLoose writes what can be made again.
+func WriteLoose(dir, name string, data []byte) error { return writeLoose(dir, name, data) }

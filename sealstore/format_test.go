@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
+	"fmt"
 	"os"
 	"slices"
 	"testing"
@@ -238,7 +239,7 @@ func FuzzSnapshot(f *testing.F) {
 		for _, at := range s.at {
 			r, _ := decodeRecord(s.text[at:])
 			if got, ok := s.find(r.id, func() (fileID, error) { return r.file, nil }); !ok || !bytes.Equal(got.body, r.body) {
-				f.Errorf("record %x is not found", r.id)
+				return nil, fmt.Errorf("record %x is not found", r.id)
 			}
 			back = r.encode(back)
 		}

@@ -74,14 +74,11 @@ func (v *view) lookAll(dir *os.File, ids []ID, reread bool) []looked {
 			v.look(dir, ids[from:to], out[from:to], s, reread)
 		}
 	}
-	var others []func()
 	for range min(runtime.GOMAXPROCS(0), (len(ids)+batchSize-1)/batchSize) - 1 {
-		others = append(others, beside(work))
+		// All are waited for, also when one panics: they read what Token.cache guards.
+		defer beside(work)()
 	}
 	work()
-	for _, wait := range others {
-		wait()
-	}
 	return out
 }
 
@@ -223,9 +220,9 @@ func (v *view) enter(dir *os.File, l looked) (*entry, error) {
 		t.stamps++
 		e.stamp = t.stamps
 		t.objects[id] = e
-		if !l.saved && e.bad == nil && e.flags == 0 {
-			t.unsaved++
-		}
+	}
+	if l.fresh && !l.saved && e.lasting() {
+		t.unsaved++
 	}
 	if l.fresh || l.opened {
 		t.changes++

@@ -498,10 +498,12 @@ func (t *Token) UpdateObject(id ID, stamp uint64, body []byte) (Object, error) {
 	objects := filepath.Join(t.path, objectsName)
 	t.sweep(objects)
 	data := f.encode()
+	if err := t.dropSnapshot(); err != nil {
+		return Object{}, err
+	}
 	if err := writeFile(objects, idName(id), data, true); err != nil {
 		return Object{}, writeError(filepath.Join(objects, idName(id)), err)
 	}
-	t.dropSnapshot()
 	return t.remember(f, in, data, body)
 }
 
@@ -550,10 +552,12 @@ func (t *Token) DeleteObject(id ID) error {
 	}
 	objects := filepath.Join(t.path, objectsName)
 	removeTemps(objects)
+	if err := t.dropSnapshot(); err != nil {
+		return err
+	}
 	if err := removeFile(objects, idName(id)); err != nil {
 		return err
 	}
-	t.dropSnapshot()
 	t.objects[id].wipe()
 	delete(t.objects, id)
 	t.changes++

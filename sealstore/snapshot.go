@@ -8,7 +8,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"os"
 	"path/filepath"
 	"slices"
 
@@ -24,6 +23,10 @@ import (
 // a snapshot alone: where it is missing, damaged or out of date, files are read,
 // and whoever has read many writes another. It is written as the layout in
 // docs/format.md says, and encrypted as a whole as public objects are.
+//
+// It must not keep an object that was destroyed, or what one was before it was
+// changed: it is removed before that is done, and written under the token's lock,
+// from objects that are still those in the directory.
 const (
 	snapshotName  = "snapshot"
 	snapshotMagic = "ICNP11S"
@@ -31,9 +34,10 @@ const (
 	// snapshotMin is how many objects are worth one: fewer are read in little more
 	// time than it takes to write it.
 	snapshotMin = 512
-	// Longer bodies stay out of it, so that it is no second copy of large objects.
-	maxSnapshotBody = 16 << 10
-	maxSnapshot     = 64 << 20
+	// One goroutine reads and decrypts a snapshot: longer bodies are faster read from
+	// their files, on all processors.
+	maxSnapshotBody = 2 << 10
+	maxSnapshot     = 16 << 20
 	recordHead      = 16 + 4*8 + sha256.Size + 4
 )
 
@@ -125,7 +129,7 @@ func (v *view) snapshot() *snapshot {
 	if err != nil {
 		return nil
 	}
-	p, id, err := readAt(v.dir, snapshotName, maxSnapshot)
+	p, _, err := readAt(v.dir, snapshotName, maxSnapshot)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
@@ -134,7 +138,8 @@ func (v *view) snapshot() *snapshot {
 		s, err = k.openSnapshot(v.t.raw, p)
 	}
 	if err != nil {
-		v.t.store.report(v.t.snapshotPath(), id, "ignoring a snapshot of objects", err)
+		// After a power failure it may be cut: nothing is lost, and it is replaced.
+		v.t.store.log.Info("ignoring a snapshot of objects", "path", v.t.snapshotPath(), "error", err)
 		return nil
 	}
 	return s
@@ -178,15 +183,15 @@ func (k *keyring) openSnapshot(serial [serialSize]byte, p []byte) (*snapshot, er
 }
 
 // SaveSnapshot writes a snapshot, where many public objects had to be read from
-// their files since the token was opened, or the last one was written, and the
-// store can be written. That it fails costs nothing but the time that it would
-// have saved.
+// their files since the token was opened, or the last one was written, and this
+// user owns the store. That it fails costs nothing but the time that it would have
+// saved; it waits for nobody.
 func (t *Token) SaveSnapshot() {
 	t.cache.Lock()
 	due := t.unsaved >= snapshotMin
 	t.unsaved = 0
 	t.cache.Unlock()
-	if !due || t.Writable() != nil {
+	if !due || owned(t.path) != nil || t.Writable() != nil {
 		return
 	}
 	l, err := lockWithin(filepath.Join(t.path, lockName), 0)
@@ -194,9 +199,8 @@ func (t *Token) SaveSnapshot() {
 		return // somebody is about to change what it would be of
 	}
 	defer l.unlock()
-	removeTemps(t.path)
 	if err := t.saveSnapshot(); err != nil {
-		t.store.report(t.snapshotPath(), fileID{}, "no snapshot of objects was written", err)
+		t.store.log.Info("no snapshot of objects was written", "path", t.snapshotPath(), "error", err)
 	}
 }
 
@@ -210,7 +214,7 @@ func (t *Token) saveSnapshot() error {
 	if err != nil {
 		return err
 	}
-	text := t.records(v.file.instance())
+	text := v.records()
 	if text == nil {
 		return nil
 	}
@@ -218,21 +222,27 @@ func (t *Token) saveSnapshot() error {
 	if err != nil {
 		return err
 	}
+	removeTemps(t.path)
 	return writeLoose(t.path, snapshotName, p)
 }
 
-// records encodes what is known of an initialisation's objects whose files will
-// show it when they change. nil: too few to be worth it.
-func (t *Token) records(in instance) []byte {
+// records encodes what is known of the objects, if they are still those in the
+// directory, and there is no snapshot of them yet. nil: it is not worth it.
+func (v *view) records() []byte {
+	t := v.t
 	t.cache.Lock()
 	defer t.cache.Unlock()
-	if t.of != in {
+	dir, err := statAt(v.dir, objectsName)
+	if t.of != v.file.instance() || err != nil || dir != t.whole.dir || !dir.settled(t.whole.at) {
 		return nil
+	}
+	if other, err := statAt(v.dir, snapshotName); err == nil && other.mtime > t.whole.at.UnixNano() {
+		return nil // another process has looked at them as late
 	}
 	ids := make([]ID, 0, len(t.objects))
 	size := 0
 	for id, e := range t.objects {
-		if e.open && e.settled && e.flags == 0 && len(e.body) <= maxSnapshotBody {
+		if e.lasting() {
 			ids = append(ids, id)
 			size += recordHead + len(e.body)
 		}
@@ -249,6 +259,19 @@ func (t *Token) records(in instance) []byte {
 	return text
 }
 
-// dropSnapshot removes a snapshot, since it holds what an object was that is
-// being changed or destroyed.
-func (t *Token) dropSnapshot() { os.Remove(t.snapshotPath()) }
+// lasting tells whether a snapshot can have an entry: its file will show it when
+// it changes.
+func (e *entry) lasting() bool {
+	return e.open && e.settled && e.flags == 0 && len(e.body) <= maxSnapshotBody
+}
+
+// dropSnapshot removes a snapshot durably, with what a writer of one left that
+// was killed, before an object is changed or destroyed. The token's lock is held.
+func (t *Token) dropSnapshot() error {
+	removeTemps(t.path)
+	err := removeFile(t.path, snapshotName)
+	if errors.Is(err, ErrNotFound) {
+		return nil
+	}
+	return err
+}

@@ -7,6 +7,8 @@ import (
 	"io/fs"
 	"log/slog"
 	"os"
+	"os/exec"
+	"os/signal"
 	"path/filepath"
 	"slices"
 	"testing"
@@ -71,7 +73,7 @@ func (s *stocked) want(what string, bodies map[sealstore.ID]string, read int) {
 
 func (s *stocked) snapshot() string { return filepath.Join(s.path, sealstore.SnapshotName) }
 
-func (s *stocked) has(want bool) {
+func (s *stocked) has(want bool) fs.FileInfo {
 	s.t.Helper()
 	fi, err := os.Lstat(s.snapshot())
 	if (err == nil) != want || err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -83,14 +85,19 @@ func (s *stocked) has(want bool) {
 	if left, _ := filepath.Glob(filepath.Join(s.path, ".tmp-*")); left != nil {
 		s.t.Errorf("left behind: %v", left)
 	}
+	return fi
 }
 
+// racyWindow is far more than the ticks by which file systems stamp.
+const racyWindow = 200 * time.Millisecond
+
 // settle waits until the times of files can be trusted.
-func settle() { time.Sleep(2100 * time.Millisecond) }
+func settle() { time.Sleep(racyWindow + 50*time.Millisecond) }
 
 // A process that starts finds in a snapshot what is in the files, and whatever was
 // done to the files, or to the snapshot, finds what is in the files now.
 func TestSnapshot(t *testing.T) {
+	sealstore.RacyWindow(t, racyWindow)
 	dir := t.TempDir()
 	_, tok, dev, j := newToken(t, dir)
 	info, err := tok.Info()
@@ -112,7 +119,7 @@ func TestSnapshot(t *testing.T) {
 	}
 	hidden := create(true, "private")
 	large := create(false, string(make([]byte, 100<<10)))
-	all := len(bodies)
+	small := len(bodies) - 1 // which are for a snapshot
 
 	// Files that may still change without their times showing it are left out.
 	save := func() {
@@ -125,7 +132,7 @@ func TestSnapshot(t *testing.T) {
 	save()
 	s.has(false)
 	settle()
-	s.want("no snapshot", bodies, all)
+	s.want("no snapshot", bodies, small)
 	s.has(false) // who only lists does not write
 	save()
 	s.has(true)
@@ -133,12 +140,12 @@ func TestSnapshot(t *testing.T) {
 	if len(in) != sealstore.SnapshotMin || slices.Contains(in, hidden.ID) || slices.Contains(in, large.ID) {
 		t.Errorf("the snapshot has %d objects; the private one: %v", len(in), slices.Contains(in, hidden.ID))
 	}
-	s.want("a snapshot", bodies, 1) // the large one
+	s.want("a snapshot", bodies, 0)
 	looking := s.open() // for damage
 	_, err = looking.LeftOut()
 	must(t, err)
-	if n := sealstore.Unsaved(looking); n != all {
-		t.Errorf("%d of %d files are read to look for damage", n, all)
+	if n := sealstore.Unsaved(looking); n != small {
+		t.Errorf("%d of %d files are read to look for damage", n, small)
 	}
 	before, err := os.ReadFile(s.snapshot())
 	must(t, err)
@@ -163,15 +170,17 @@ func TestSnapshot(t *testing.T) {
 	s.has(false)
 	delete(bodies, ids[1])
 	create(false, "created")
+	settle()
 	must(t, os.WriteFile(s.snapshot(), before, 0o600))
-	s.want("an old snapshot", bodies, 3)
+	s.want("an old snapshot", bodies, 2)
 	// A file that another program writes in its place, with what it was before.
 	must(t, os.WriteFile(file(ids[0]), old, 0o600))
 	bodies[ids[0]] = "object 0"
-	s.want("a file written in its place", bodies, 3)
+	settle()
+	s.want("a file written in its place", bodies, 2)
 
 	// No byte of it can be changed or missing, and no other token has it.
-	all = len(bodies)
+	all := small
 	for _, at := range []int{0, 7, 8, 15, 16, 39, 40, len(before) / 2, len(before) - 1} {
 		damaged := bytes.Clone(before)
 		damaged[at] ^= 1
@@ -208,5 +217,91 @@ func TestSnapshot(t *testing.T) {
 	must(t, os.WriteFile(filepath.Join(s.path, ".tmp-0123456789abcdef"), before, 0o600))
 	save()
 	s.has(true)
-	s.want("another snapshot", bodies, 1)
+	s.want("another snapshot", bodies, 0)
+
+	// A process that has listed objects before one was destroyed, or changed, does
+	// not write what it was. Nor do several write one after the other.
+	for what, change := range map[string]func(tok *sealstore.Token, o sealstore.Object) error{
+		"destroyed": func(tok *sealstore.Token, o sealstore.Object) error { return tok.DeleteObject(o.ID) },
+		"changed": func(tok *sealstore.Token, o sealstore.Object) error {
+			_, err := tok.UpdateObject(o.ID, o.Stamp, []byte("changed"))
+			return err
+		},
+	} {
+		must(t, os.Remove(s.snapshot()))
+		create(false, "one more") // so that there are enough
+		settle()
+		late, tok := s.open(), s.open()
+		_, err := late.Objects()
+		must(t, err)
+		list, err := tok.Objects()
+		must(t, err)
+		o := list[slices.IndexFunc(list, func(o sealstore.Object) bool { return o.ID == ids[5] || o.ID == ids[6] && what == "changed" })]
+		must(t, change(tok, o))
+		late.SaveSnapshot()
+		s.has(false)
+		settle()
+		first, second := s.open(), s.open()
+		for _, tok := range []*sealstore.Token{first, second} {
+			_, err := tok.Objects()
+			must(t, err)
+		}
+		first.SaveSnapshot()
+		written := s.has(true)
+		second.SaveSnapshot()
+		if !os.SameFile(written, s.has(true)) {
+			t.Error("a second process wrote the same snapshot")
+		}
+	}
+
+	// To destroy an object takes away what a killed writer left, too, and fails where
+	// the snapshot cannot be removed.
+	must(t, os.WriteFile(filepath.Join(s.path, ".tmp-0123456789abcdef"), before, 0o600))
+	must(t, s.open().DeleteObject(ids[7]))
+	s.has(false)
+	must(t, os.MkdirAll(filepath.Join(s.snapshot(), "in the way"), 0o700))
+	if err := s.open().DeleteObject(ids[8]); err == nil {
+		t.Error("an object was destroyed that a snapshot may keep")
+	}
+	if !s.open().Has(ids[8]) {
+		t.Error("it is gone, and the call has failed")
+	}
+}
+
+// A token's snapshot is no other's, nor that of the token that was there before.
+func TestSnapshotOfAnother(t *testing.T) {
+	k, other, err := sealstore.NewKeyrings()
+	must(t, err)
+	serial := [8]byte{1}
+	p, err := k.SealSnapshot(serial, nil)
+	must(t, err)
+	if err := k.OpenSnapshot(serial, bytes.Clone(p)); err != nil {
+		t.Fatal(err)
+	}
+	if err := other.OpenSnapshot(serial, bytes.Clone(p)); !errors.Is(err, sealstore.ErrIntegrity) {
+		t.Errorf("under another key: %v", err)
+	}
+	if err := k.OpenSnapshot([8]byte{2}, bytes.Clone(p)); !errors.Is(err, sealstore.ErrIntegrity) {
+		t.Errorf("of another token: %v", err)
+	}
+}
+
+// A limit of the size of files does not have the kernel end the process.
+func TestSnapshotBeyondALimit(t *testing.T) {
+	if os.Getenv("ICN_P11_LIMITED") == "" {
+		c := exec.Command("sh", "-c", `ulimit -f 1; exec "$@"`, "sh", os.Args[0], "-test.run", "^TestSnapshotBeyondALimit$")
+		c.Env = append(os.Environ(), "ICN_P11_LIMITED=1")
+		if out, err := c.CombinedOutput(); err != nil {
+			t.Fatalf("%v: %s", err, out)
+		}
+		return
+	}
+	signal.Reset(unix.SIGXFSZ) // the runtime of a program ignores it, that of a library does not
+	dir := t.TempDir()
+	if err := sealstore.WriteLoose(dir, "x", make([]byte, 4096)); !errors.Is(err, unix.EFBIG) {
+		t.Errorf("written beyond the limit: %v", err)
+	}
+	if left, err := os.ReadDir(dir); err != nil || len(left) != 0 {
+		t.Errorf("left behind: %v, %v", left, err)
+	}
 }

@@ -51,15 +51,7 @@ func (s *Store) UpdateStatistics(patience time.Duration, change func(old []byte,
 		return err
 	}
 	removeTemps(s.dir)
-	temp := filepath.Join(s.dir, tempName())
-	if err = os.WriteFile(temp, next, 0o600); err == nil {
-		err = inherit(s.dir, temp)
-	}
-	if err == nil {
-		err = os.Rename(temp, path)
-	}
-	if err != nil {
-		os.Remove(temp)
+	if err := writeLoose(s.dir, statisticsName, next); err != nil {
 		return writeError(path, err)
 	}
 	return nil
@@ -67,14 +59,24 @@ func (s *Store) UpdateStatistics(patience time.Duration, change func(old []byte,
 
 // countable tells why statistics are not written.
 func (s *Store) countable() error {
-	st, err := os.Stat(s.dir)
-	if err != nil {
-		return readError(s.dir, err)
-	}
-	if uid, ok := owner(st); ok && int(uid) != os.Geteuid() {
-		return fmt.Errorf("%s: %w by another user than its owner", s.dir, ErrReadOnly)
+	if err := owned(s.dir); err != nil {
+		return err
 	}
 	return writable(s.dir)
+}
+
+// owned tells why a file that anybody could make again, and nobody needs, is not
+// written in a directory: only its owner does, so that the owner can go on
+// doing so.
+func owned(dir string) error {
+	st, err := os.Stat(dir)
+	if err != nil {
+		return readError(dir, err)
+	}
+	if uid, ok := owner(st); ok && int(uid) != os.Geteuid() {
+		return fmt.Errorf("%s: %w by another user than its owner", dir, ErrReadOnly)
+	}
+	return nil
 }
 
 // Holds tells whether the store has a token, readable or not.

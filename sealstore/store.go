@@ -715,6 +715,9 @@ func (t *Token) replaceInPlace(f *tokenFile) error {
 	if err := writeFile(t.path, tokenName, f.encode(), true); err != nil {
 		return err
 	}
+	if err := t.dropSnapshot(); err != nil {
+		return err
+	}
 	objects := filepath.Join(t.path, objectsName)
 	names, err := os.ReadDir(objects)
 	if err != nil {
@@ -725,7 +728,6 @@ func (t *Token) replaceInPlace(f *tokenFile) error {
 			return err
 		}
 	}
-	t.dropSnapshot()
 	return syncDir(objects)
 }
 

@@ -44,6 +44,7 @@ type Config struct {
 	LogFormat       string // "text" or "json"
 	AuditLog        string // as audit.New takes it: "" for none, "journal", or a file
 	Statistics      bool   // count in the store
+	Snapshots       bool   // leave snapshots of many objects to other processes; no key of the file sets it
 
 	// Tokens are the settings of single tokens by their label, each complete
 	// with what its table leaves to the keys above.
@@ -86,6 +87,7 @@ func Default() *Config {
 		LogLevel:        slog.LevelWarn,
 		LogFormat:       "text",
 		Statistics:      true,
+		Snapshots:       true,
 	}
 }
 
