@@ -93,7 +93,7 @@ func (r *Results) tables() string {
 			cols = append(cols, c)
 		}
 	}
-	p("\n### One operation\n\nMedian; a dash is where a module has no such function.\n\n| |")
+	p("\n### One operation\n\nMedian, or the code with which a module refuses; a dash is where nothing was asked of it.\n\n| |")
 	for _, c := range cols {
 		p(" %s |", c.head)
 	}
@@ -101,7 +101,11 @@ func (r *Results) tables() string {
 	for _, op := range operations {
 		p("| %s |", op.what)
 		for _, c := range cols {
-			p(" %s |", duration(r.get(op.name, c.subject, p50)))
+			if rv := r.refusal(op.name, c.subject); rv != 0 {
+				p(" RV 0x%x |", rv)
+			} else {
+				p(" %s |", duration(r.get(op.name, c.subject, p50)))
+			}
 		}
 		var lim []string
 		for _, l := range limits {

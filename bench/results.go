@@ -109,6 +109,17 @@ func (r *Results) rounds(operation, subject string, of func(Batch) float64) map[
 	return m
 }
 
+// refusal is the code with which an operation of a subject fails; 0 if it does
+// not.
+func (r *Results) refusal(operation, subject string) uint {
+	for _, b := range r.Batches {
+		if b.Operation == operation && b.Subject == subject && b.RV != 0 {
+			return b.RV
+		}
+	}
+	return 0
+}
+
 // get is the median of the rounds; 0 if there are none.
 func (r *Results) get(operation, subject string, of func(Batch) float64) float64 {
 	var v []float64
