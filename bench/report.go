@@ -163,7 +163,7 @@ func (r *Results) tables() string {
 	}
 
 	p("\n### Processes that start at once\n\n16 load the module, log in, sign and verify.\n\n| | processes | failed | all done after at most |\n|---|---|---|---|\n")
-	for _, s := range []string{unlocked, sealed, softEd, softP256} {
+	for _, s := range []string{unlocked, shared, softEd, softP256} {
 		if x, ok := r.Starts[s]; ok {
 			p("| %s | %d | %d | %s |\n", s, x.Processes, x.Failed, duration(x.Took))
 		}
