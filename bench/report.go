@@ -97,7 +97,7 @@ func (r *Results) tables() string {
 	for _, c := range cols {
 		p(" %s |", c.head)
 	}
-	p(" limit |\n|---|%s\n", strings.Repeat("---|", len(cols)+1))
+	p(" reference |\n|---|%s\n", strings.Repeat("---|", len(cols)+1))
 	for _, op := range operations {
 		p("| %s |", op.what)
 		for _, c := range cols {
@@ -107,16 +107,16 @@ func (r *Results) tables() string {
 				p(" %s |", duration(r.get(op.name, c.subject, p50)))
 			}
 		}
-		var lim []string
-		for _, l := range limits {
-			if v := r.get(op.name, l.name, p50); v > 0 {
-				lim = append(lim, duration(v)+" "+l.name)
+		var beside []string
+		for _, x := range references {
+			if v := r.get(op.name, x.name, p50); v > 0 {
+				beside = append(beside, duration(v)+" "+x.name)
 			}
 		}
 		if op.name == "sign-32" && len(r.OpenSSL) > 0 {
-			lim = append(lim, duration(median(r.OpenSSL))+" openssl speed")
+			beside = append(beside, duration(median(r.OpenSSL))+" openssl speed")
 		}
-		p(" %s |\n", strings.Join(lim, ", "))
+		p(" %s |\n", strings.Join(beside, ", "))
 	}
 
 	p("\n### Signatures of several threads and processes\n\nA second, of all together; 99th percentiles of single ones on one thread.\n\n| | 1 thread | p99 | 2 threads | 8 threads | 8 processes | 1 MiB, 1 thread | 2 | 8 |\n|---|---|---|---|---|---|---|---|---|\n")

@@ -150,7 +150,7 @@ func (b *bench) steady(r *Results) error {
 	if err := b.openssl(r); err != nil {
 		return err
 	}
-	out, err := b.host("", append(append([]string{"steady", rounds, ms}, subjects...), b.limits()...)...)
+	out, err := b.host("", append(append([]string{"steady", rounds, ms}, subjects...), b.references()...)...)
 	if err != nil {
 		return err
 	}

@@ -20,7 +20,7 @@ check "no process that starts with others fails" has '[.Starts | to_entries[] | 
 check "how often the machine interrupts" has '.Machine.Pauses | .Every == 0 or .Every > .Median'
 check "a warm signature is one TPM command" has '[.Commands[] | select(.Name == "C_Sign") | .Commands] == [["Unseal"]]'
 # shellcheck disable=SC2016
-check "the limits are no slower than what has more to do" has '
+check "a bare signature takes no longer than what has more to do" has '
     ([.Batches[] | select(.Operation == "sign-32") | {(.Subject): .P50}] | add) as $t
     | $t["bare edwards25519 signature"] < $t["icn-p11 Ed25519, unsealed each time"]'
 

@@ -21,8 +21,8 @@
  *                                  and a line on standard input starts it
  *
  * SUBJECT is NAME|MODULE|KEY|LABEL|PIN, where KEY is ed25519 or p256, and LABEL
- * that of the token. Of the library of limits it is
- * NAME|LIBRARY|limit|FUNCTION|OPERATIONS, the names of operations with a comma
+ * that of the token. Of the library of reference points it is
+ * NAME|LIBRARY|reference|FUNCTION|OPERATIONS, the names of operations with a comma
  * before and after each.
  */
 #define _GNU_SOURCE
@@ -98,12 +98,12 @@ static uint64_t rss(void)
 
 /* ---- subjects ---- */
 
-/* A limit makes n operations on a message of a size and writes what each took. */
-typedef int (*limit_function)(unsigned long size, unsigned long n, uint64_t *took);
+/* A reference makes n operations on a message of a size and writes what each took. */
+typedef int (*reference_function)(unsigned long size, unsigned long n, uint64_t *took);
 
 struct subject {
 	const char *name, *module, *key, *label, *pin;
-	limit_function limit; /* NULL: a module */
+	reference_function reference; /* NULL: a module */
 	CK_FUNCTION_LIST *p11;
 	CK_SLOT_ID slot;
 	CK_SESSION_HANDLE session; /* keeps the login */
@@ -133,9 +133,9 @@ static void load(struct subject *s)
 
 	if (!handle)
 		FAIL("%s", dlerror());
-	if (strcmp(s->key, "limit") == 0) {
-		*(void **)&s->limit = dlsym(handle, s->label);
-		if (!s->limit)
+	if (strcmp(s->key, "reference") == 0) {
+		*(void **)&s->reference = dlsym(handle, s->label);
+		if (!s->reference)
 			FAIL("%s", dlerror());
 		return;
 	}
@@ -431,8 +431,8 @@ static void *run_batch(void *arg)
 	return NULL;
 }
 
-/* run_limit is run_batch for a limit, which takes its own times. */
-static void *run_limit(void *arg)
+/* run_reference is run_batch for a reference, which takes its own times. */
+static void *run_reference(void *arg)
 {
 	struct batch *b = arg;
 	enum { CHUNK = 16 };
@@ -441,7 +441,7 @@ static void *run_limit(void *arg)
 	b->begin = now();
 	for (b->n = 0; b->n + CHUNK <= SAMPLES && (b->n == 0 || now() - b->begin < b->budget);) {
 		int chunk = b->op->size > 4096 ? 1 : CHUNK;
-		if (b->w.s->limit(b->op->size, (unsigned long)chunk, b->took + b->n) != 0) {
+		if (b->w.s->reference(b->op->size, (unsigned long)chunk, b->took + b->n) != 0) {
 			b->rv = 1;
 			break;
 		}
@@ -474,13 +474,13 @@ static void measure(struct subject *s, const struct operation *op, int round, ui
 		if (!took[i] && !(took[i] = malloc(SAMPLES * sizeof **took)))
 			FAIL("no memory");
 		batches[i] = (struct batch){.w = {.s = s}, .op = op, .budget = budget, .took = took[i], .ready = &ready};
-		if (!s->limit)
+		if (!s->reference)
 			batches[i].w.session = open_session(s);
 	}
 	for (int i = 1; i < op->threads; i++)
-		if (pthread_create(&threads[i], NULL, s->limit ? run_limit : run_batch, &batches[i]) != 0)
+		if (pthread_create(&threads[i], NULL, s->reference ? run_reference : run_batch, &batches[i]) != 0)
 			FAIL("no thread");
-	(s->limit ? run_limit : run_batch)(&batches[0]);
+	(s->reference ? run_reference : run_batch)(&batches[0]);
 	for (int i = 1; i < op->threads; i++)
 		pthread_join(threads[i], NULL);
 	pthread_barrier_destroy(&ready);
@@ -489,7 +489,7 @@ static void measure(struct subject *s, const struct operation *op, int round, ui
 		FAIL("no memory");
 	for (int i = 0; i < op->threads; i++) {
 		struct batch *b = &batches[i];
-		if (!s->limit)
+		if (!s->reference)
 			OK(s, s->p11->C_CloseSession(b->w.session));
 		if (b->rv != CKR_OK) {
 			printf("{\"operation\":\"%s\",\"subject\":\"%s\",\"rv\":%lu}\n", op->name, s->name, b->rv);
@@ -514,7 +514,7 @@ static bool takes_part(const struct subject *s, const struct operation *op)
 	char name[64];
 
 	snprintf(name, sizeof name, ",%s,", op->name);
-	if (s->limit)
+	if (s->reference)
 		return strstr(s->pin, name) != NULL;
 	return op->run != sign_long || ed25519(s);
 }
@@ -534,7 +534,7 @@ static int steady(int argc, char **argv)
 	for (int i = 0; i < n; i++) {
 		s[i] = parse(argv[2 + i]);
 		load(&s[i]);
-		if (!s[i].limit)
+		if (!s[i].reference)
 			start(&s[i]);
 	}
 	for (int round = 0; round < rounds; round++)
@@ -543,7 +543,7 @@ static int steady(int argc, char **argv)
 				if (!takes_part(&s[i], &operations[o]) || (only && strcmp(only, operations[o].name) != 0))
 					continue;
 				measure(&s[i], &operations[o], round, budget);
-				if (operations[o].run == log_in && !s[i].limit)
+				if (operations[o].run == log_in && !s[i].reference)
 					find_keys(&s[i]);
 				fflush(stdout);
 			}
