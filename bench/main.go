@@ -35,11 +35,12 @@ func command(args []string) error {
 		if err != nil {
 			return err
 		}
+		r.Targets = r.targets()
 		data, err := json.MarshalIndent(r, "", "  ")
 		if err != nil {
 			return err
 		}
-		for _, t := range r.targets() {
+		for _, t := range r.Targets {
 			fmt.Println(t)
 		}
 		return os.WriteFile(*out, append(data, '\n'), 0o644)

@@ -78,7 +78,7 @@ func (r *Results) tables() string {
 
 	p("\n### Where it must stand\n\n| | measured | wanted | |\n|---|---|---|---|\n")
 	for _, t := range r.targets() {
-		p("| %s | %s | %s | %s |\n", t.what, t.is, t.want, t.verdict())
+		p("| %s | %s | %s | %s |\n", t.What, t.Is, t.Want, t.Verdict)
 	}
 
 	if m := r.Machine.Pauses; m.Every > 0 {
@@ -119,7 +119,7 @@ func (r *Results) tables() string {
 		p(" %s |\n", strings.Join(beside, ", "))
 	}
 
-	p("\n### Signatures of several threads and processes\n\nA second, of all together; 99th percentiles of single ones on one thread.\n\n| | 1 thread | p99 | 2 threads | 8 threads | 8 processes | 1 MiB, 1 thread | 2 | 8 |\n|---|---|---|---|---|---|---|---|---|\n")
+	p("\n### Signatures of several threads and processes\n\nA second, of all together; 99th percentiles of single ones.\n\n| | 1 thread | p99 | 2 threads | p99 | 8 threads | p99 | 8 processes | 1 MiB, 1 thread | 2 | 8 |\n|---|---|---|---|---|---|---|---|---|---|---|\n")
 	for _, s := range []string{unlocked, sealed, shared, icnP256, softEd, softP256, tpm2P256, bare} {
 		if r.get("sign-32", s, rate) == 0 {
 			continue
@@ -132,36 +132,15 @@ func (r *Results) tables() string {
 			}
 			together = median(f)
 		}
-		p("| %s | %s | %s | %s | %s | %s | %s | %s | %s |\n", s, number(r.get("sign-32", s, rate)), duration(r.get("sign-32", s, p99)),
-			number(r.get("sign-32-threads-2", s, rate)), number(r.get("sign-32-threads-8", s, rate)), number(together),
+		p("| %s |", s)
+		for _, op := range []string{"sign-32", "sign-32-threads-2", "sign-32-threads-8"} {
+			p(" %s | %s |", number(r.get(op, s, rate)), duration(r.get(op, s, p99)))
+		}
+		p(" %s | %s | %s | %s |\n", number(together),
 			number(r.get("sign-1MiB", s, rate)), number(r.get("sign-1MiB-threads-2", s, rate)), number(r.get("sign-1MiB-threads-8", s, rate)))
 	}
 
-	p("\n### Starts and searches\n\nEach in a new process. The first search is counted from before dlopen. Memory is resident.\n\n" +
-		"| | objects | dlopen | to C_GetSlotList | memory of that | to the first search | search again | list all | memory |\n|---|---|---|---|---|---|---|---|---|\n")
-	for _, s := range []string{unlocked, softEd, tpm2P256} {
-		for _, n := range sizes {
-			if len(r.Cold[coldKey(n, s)]) == 0 {
-				continue
-			}
-			of := func(f func(Cold) float64) float64 { return r.cold(n, s, f) }
-			name := strings.TrimSuffix(s, ", unlocked")
-			found := of(func(c Cold) float64 { return c.RSSFound })
-			if found > 0 {
-				found -= of(func(c Cold) float64 { return c.RSSBefore })
-			}
-			objects := fmt.Sprint(n)
-			if found == 0 {
-				objects = "–"
-			}
-			p("| %s | %s | %s | %s | %s | %s | %s | %s | %s |\n", name, objects,
-				duration(of(func(c Cold) float64 { return c.Dlopen })), duration(of(func(c Cold) float64 { return c.Ready })),
-				size(of(func(c Cold) float64 { return c.RSSReady - c.RSSBefore })),
-				duration(of(func(c Cold) float64 { return c.FirstFind })), duration(of(func(c Cold) float64 { return c.WarmFind })),
-				duration(of(func(c Cold) float64 { return c.FindAll })), size(found))
-		}
-	}
-
+	r.starts(p)
 	p("\n### Processes that start at once\n\n16 load the module, log in, sign and verify.\n\n| | processes | failed | all done after at most |\n|---|---|---|---|\n")
 	for _, s := range []string{unlocked, shared, softEd, softP256} {
 		if x, ok := r.Starts[s]; ok {
@@ -185,6 +164,55 @@ func (r *Results) tables() string {
 	}
 	p("\n")
 	return w.String()
+}
+
+// starts writes what a new process takes, in time and in memory.
+func (r *Results) starts(p func(string, ...any)) {
+	type figures struct {
+		head  string // of a column
+		of    func(Cold) float64
+		write func(float64) string
+	}
+	times := []figures{
+		{"dlopen", func(c Cold) float64 { return c.Dlopen }, duration},
+		{"to C_GetSlotList", func(c Cold) float64 { return c.Ready }, duration},
+		{"to the first search", func(c Cold) float64 { return c.FirstFind }, duration},
+		{"search again", func(c Cold) float64 { return c.WarmFind }, duration},
+		{"list all", func(c Cold) float64 { return c.FindAll }, duration},
+	}
+	memory := []figures{
+		{"before dlopen", func(c Cold) float64 { return c.RSSBefore }, size},
+		{"after dlopen", func(c Cold) float64 { return c.RSSLoaded }, size},
+		{"after C_GetSlotList", func(c Cold) float64 { return c.RSSReady }, size},
+		{"after the first search", func(c Cold) float64 { return c.RSSFound }, size},
+	}
+	table := func(columns []figures, more string, last func(n int, subject string) string) {
+		p("| | objects |")
+		for _, f := range columns {
+			p(" %s |", f.head)
+		}
+		p("%s\n|---|---|%s\n", more, strings.Repeat("---|", len(columns)+strings.Count(more, "|")))
+		for _, s := range []string{unlocked, softEd, tpm2P256} {
+			for _, n := range sizes {
+				if len(r.Cold[coldKey(n, s)]) == 0 {
+					continue
+				}
+				objects := "–" // which tpm2-pkcs11 is not asked for
+				if s != tpm2P256 {
+					objects = strconv.Itoa(n)
+				}
+				p("| %s | %s |", strings.TrimSuffix(s, ", unlocked"), objects)
+				for _, f := range columns {
+					p(" %s |", f.write(r.cold(n, s, f.of)))
+				}
+				p("%s\n", last(n, s))
+			}
+		}
+	}
+	p("\n### Starts and searches\n\nEach in a new process. The first search is counted from before dlopen.\n\n")
+	table(times, "", func(int, string) string { return "" })
+	p("\nThe resident memory of these processes, and how much more it is for each 1,000 objects than with %d:\n\n", sizes[0])
+	table(memory, " 1,000 objects |", func(n int, s string) string { return " " + size(1000*r.memoryOfObject(n, s)) + " |" })
 }
 
 // duration writes nanoseconds with three digits; a dash for nothing.

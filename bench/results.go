@@ -20,6 +20,7 @@ type Results struct {
 	Commands []Step             // what icn-p11 asks of the TPM
 	Inner    []GoBenchmark      // of the packages behind the C interface
 	Sizes    map[string]int64   // of files
+	Targets  []Target           // what follows from all that
 }
 
 // Machine is where it was measured.
@@ -60,6 +61,7 @@ type Cold struct {
 	FindAll   float64 `json:"find_all"`
 	Objects   int
 	RSSBefore float64 `json:"rss_before"`
+	RSSLoaded float64 `json:"rss_loaded"`
 	RSSReady  float64 `json:"rss_ready"`
 	RSSFound  float64 `json:"rss_found"`
 }
@@ -150,6 +152,18 @@ func (r *Results) cold(objects int, subject string, of func(Cold) float64) float
 		v = append(v, of(c))
 	}
 	return median(v)
+}
+
+// memoryOfObject is what each of n objects takes: what more memory a start has
+// than one with the fewest. It is 0 where there is nothing to compare.
+func (r *Results) memoryOfObject(n int, subject string) float64 {
+	few := sizes[0]
+	found := func(c Cold) float64 { return c.RSSFound }
+	full, base := r.cold(n, subject, found), r.cold(few, subject, found)
+	if n <= few || full == 0 || base == 0 {
+		return 0
+	}
+	return (full - base) / float64(n-few)
 }
 
 // inner is a Go benchmark; ok tells whether it ran.
