@@ -141,10 +141,21 @@ func (r *Results) tables() string {
 	}
 
 	r.starts(p)
-	p("\n### Processes that start at once\n\n16 load the module, log in, sign and verify.\n\n| | processes | failed | all done after at most |\n|---|---|---|---|\n")
+	if len(r.Logins) > 0 {
+		p("\n### Logging in\n\nThe first logins of a process; pages are those that the kernel had to provide.\n\n| login | time | pages |\n|---|---|---|\n")
+		for i := range r.Logins[0] {
+			var took, faults []float64
+			for _, l := range r.Logins {
+				took, faults = append(took, l[i].Took), append(faults, l[i].Faults)
+			}
+			p("| %d | %s | %.0f |\n", i+1, duration(median(took)), median(faults))
+		}
+	}
+
+	p("\n### Processes that start at once\n\n16 load the module, log in, sign and verify.\n\n| | processes | failed | all done after at most | processor time of each |\n|---|---|---|---|---|\n")
 	for _, s := range []string{unlocked, shared, softEd, softP256} {
 		if x, ok := r.Starts[s]; ok {
-			p("| %s | %d | %d | %s |\n", s, x.Processes, x.Failed, duration(x.Took))
+			p("| %s | %d | %d | %s | %s |\n", s, x.Processes, x.Failed, duration(x.Took), duration(x.Processor/float64(x.Processes)))
 		}
 	}
 	p("\nTo create an object takes icn-p11 %.1f fsyncs, SoftHSM2 %.1f.\n", r.Fsyncs[unlocked], r.Fsyncs[softEd])

@@ -16,6 +16,7 @@ type Results struct {
 	OpenSSL  []float64          // nanoseconds a signature, a run each
 	Together map[string][]int   // by subject: signatures a second of 8 processes, a run each
 	Starts   map[string]Starts  // by subject
+	Logins   [][]Login          // of icn-p11: a process each
 	Fsyncs   map[string]float64 // by subject: to create an object
 	Commands []Step             // what icn-p11 asks of the TPM
 	Inner    []GoBenchmark      // of the packages behind the C interface
@@ -69,7 +70,14 @@ type Cold struct {
 // Starts tells what became of processes that started at once.
 type Starts struct {
 	Processes, Failed int
-	Took              float64
+	Took              float64 // the longest of the times until all were done
+	Processor         float64 // time of all processors for all processes
+}
+
+// Login is one of the logins of a process.
+type Login struct {
+	Took   float64
+	Faults float64 // pages that the kernel had to provide
 }
 
 // Step is one operation, and the commands that it sent to the TPM.

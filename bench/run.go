@@ -47,6 +47,7 @@ func run(quick bool) (*Results, error) {
 		{"operations", b.steady},
 		{"starts and searches", b.starts},
 		{"processes", b.processes},
+		{"logins", b.logins},
 		{"fsyncs", b.fsyncs},
 		{"TPM commands", b.commands},
 		{"inner layers", b.inner},
@@ -284,8 +285,9 @@ func (b *bench) processes(r *Results) error {
 		for _, x := range all {
 			s := r.Starts[x.name]
 			begin := time.Now()
-			failed, err := b.startAtOnce(16, x.env, x.subject)
+			processor, failed, err := b.startAtOnce(16, x.env, x.subject)
 			s.Took = max(s.Took, float64(time.Since(begin)))
+			s.Processor += float64(processor)
 			s.Processes += 16
 			s.Failed += failed
 			r.Starts[x.name] = s
@@ -346,21 +348,57 @@ func (b *bench) together(n int, env, subject, ms string) (int, error) {
 	return int(total), nil
 }
 
-// startAtOnce has processes start, log in and sign, and counts those that fail.
-func (b *bench) startAtOnce(n int, env, subject string) (int, error) {
-	errs := make([]error, n)
+// startAtOnce has processes start, log in and sign, adds up the processor time
+// that they take, and counts those that fail.
+func (b *bench) startAtOnce(n int, env, subject string) (processor time.Duration, failures int, err error) {
+	errs, all := make([]error, n), make([]*exec.Cmd, n)
 	var wg sync.WaitGroup
 	for i := range n {
-		wg.Go(func() { _, errs[i] = b.host(env, "once", subject) })
+		all[i] = b.command(env, "once", subject)
+		wg.Go(func() {
+			if _, err := all[i].Output(); err != nil {
+				errs[i] = failed(all[i], err)
+			}
+		})
 	}
 	wg.Wait()
-	count := 0
-	for _, err := range errs {
+	for i, err := range errs {
 		if err != nil {
-			count++
+			failures++
+		}
+		if p := all[i].ProcessState; p != nil {
+			processor += p.UserTime() + p.SystemTime()
 		}
 	}
-	return count, errors.Join(errs...)
+	return processor, failures, errors.Join(errs...)
+}
+
+// logins measures the first logins of processes.
+func (b *bench) logins(r *Results) error {
+	const each = 5
+	times := 7
+	if b.quick {
+		times = 1
+	}
+	for range times {
+		out, err := b.host("", "logins", b.subject(unlocked, b.module, "ed25519", "unlocked"), strconv.Itoa(each))
+		if err != nil {
+			return err
+		}
+		var all []Login
+		for line := range bytes.Lines(out) {
+			var l Login
+			if err := json.Unmarshal(line, &l); err != nil {
+				return fmt.Errorf("%q: %w", line, err)
+			}
+			all = append(all, l)
+		}
+		if len(all) != each {
+			return fmt.Errorf("%d logins of %d", len(all), each)
+		}
+		r.Logins = append(r.Logins, all)
+	}
+	return nil
 }
 
 // fsyncs counts what creating an object costs, as strace(1) sees it.

@@ -16,6 +16,8 @@
  *                                  nothing is interrupted
  *   host rate SUBJECT MS           sign; wait for a line on standard input first
  *   host once SUBJECT              start, log in, sign
+ *   host logins SUBJECT N          log in and out N times: what each login takes, and
+ *                                  for how many pages the kernel was needed
  *   host steps SUBJECT             one operation after the other: a line with the
  *                                  name of each comes when the one before is done,
  *                                  and a line on standard input starts it
@@ -33,6 +35,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -707,6 +710,37 @@ static int once(int argc, char **argv)
 	return 0;
 }
 
+static long faults(void)
+{
+	struct rusage u;
+
+	getrusage(RUSAGE_SELF, &u);
+	return u.ru_minflt;
+}
+
+static int logins(int argc, char **argv)
+{
+	if (argc != 2)
+		FAIL("logins SUBJECT N");
+	struct subject s = parse(argv[0]);
+
+	load(&s);
+	initialize(&s);
+	if (!find_slot(&s, s.label))
+		FAIL("%s: no token \"%s\"", s.name, s.label);
+	struct worker w = {.s = &s, .session = open_session(&s)};
+	for (int i = 0, n = atoi(argv[1]); i < n; i++) {
+		long before = faults();
+		uint64_t begin = now();
+		OK(&s, log_in(&w));
+		uint64_t took = now() - begin;
+		printf("{\"took\":%lu,\"faults\":%ld}\n", took, faults() - before);
+		log_out(&w);
+	}
+	OK(&s, s.p11->C_Finalize(NULL));
+	return 0;
+}
+
 static void step(const char *name)
 {
 	char line[8];
@@ -767,7 +801,7 @@ int main(int argc, char **argv)
 	static const struct {
 		const char *name;
 		int (*run)(int, char **);
-	} commands[] = {{"setup", setup}, {"objects", objects}, {"steady", steady}, {"cold", cold}, {"pauses", pauses}, {"rate", rate}, {"once", once}, {"steps", steps}};
+	} commands[] = {{"setup", setup}, {"objects", objects}, {"steady", steady}, {"cold", cold}, {"pauses", pauses}, {"rate", rate}, {"once", once}, {"logins", logins}, {"steps", steps}};
 
 	memset(message, 'm', sizeof message);
 	for (size_t i = 0; argc > 1 && i < sizeof commands / sizeof *commands; i++)
