@@ -1,12 +1,12 @@
-// Command bench measures icn-p11 beside its peers and beside what no module can
-// be faster than, on this machine.
+// Command bench measures icn-p11 beside its peers and beside reference points
+// (references), on this machine.
 //
 //	bench run [-quick] [-o FILE]   measure; write the figures as JSON
 //	bench report FILE DIR          make DIR/performance.svg of them, and the
 //	                               tables of DIR/performance.md
 //
 // What is measured runs in C hosts (host/host.c), which use the modules as
-// applications do. make bench does both.
+// applications do. make bench runs the first, make bench-report the second.
 package main
 
 import (
@@ -35,11 +35,12 @@ func command(args []string) error {
 		if err != nil {
 			return err
 		}
+		r.Targets = r.targets()
 		data, err := json.MarshalIndent(r, "", "  ")
 		if err != nil {
 			return err
 		}
-		for _, t := range r.targets() {
+		for _, t := range r.Targets {
 			fmt.Println(t)
 		}
 		return os.WriteFile(*out, append(data, '\n'), 0o644)

@@ -44,16 +44,16 @@ type bench struct {
 	tpms    []*exec.Cmd
 }
 
-// limits are the functions of the library of limits, and the operations that
-// each is the limit of.
-var limits = []struct{ name, function, operations string }{
-	{bare, "limit_edwards25519", "sign-32,sign-32-threads-2,sign-32-threads-8,sign-1MiB,sign-1MiB-threads-2,sign-1MiB-threads-8"},
-	{stdSign, "limit_ed25519", "sign-32,sign-1MiB"},
-	{unsealSign, "limit_unseal", "sign-32"},
-	{stdVerify, "limit_verify", "verify-32"},
-	{stdSHA256, "limit_sha256", "digest-32,digest-1MiB"},
-	{stdRandom, "limit_random", "random-32"},
-	{twoFsyncs, "limit_fsyncs", "create"},
+// references are the functions of the library of reference points, and the
+// operations that each stands beside.
+var references = []struct{ name, function, operations string }{
+	{bare, "reference_edwards25519", "sign-32,sign-32-threads-2,sign-32-threads-8,sign-1MiB,sign-1MiB-threads-2,sign-1MiB-threads-8"},
+	{stdSign, "reference_ed25519", "sign-32,sign-1MiB"},
+	{unsealSign, "reference_unseal", "sign-32"},
+	{stdVerify, "reference_verify", "verify-32"},
+	{stdSHA256, "reference_sha256", "digest-32,digest-1MiB"},
+	{stdRandom, "reference_random", "random-32"},
+	{twoFsyncs, "reference_fsyncs", "create"},
 }
 
 func (b *bench) path(name string) string { return filepath.Join(b.dir, name) }
@@ -63,9 +63,9 @@ func (b *bench) subject(name, module, key, token string) string {
 	return strings.Join([]string{name, module, key, token, pin}, "|")
 }
 
-func (b *bench) limits() (args []string) {
-	for _, l := range limits {
-		args = append(args, strings.Join([]string{l.name, b.path("limits.so"), "limit", l.function, "," + l.operations + ","}, "|"))
+func (b *bench) references() (args []string) {
+	for _, r := range references {
+		args = append(args, strings.Join([]string{r.name, b.path("references.so"), "reference", r.function, "," + r.operations + ","}, "|"))
 	}
 	return args
 }
@@ -100,7 +100,7 @@ func prepare(quick bool) (b *bench, err error) {
 		return b, err
 	}
 	// One for each client that keeps its connection: swtpm serves one at a time.
-	for _, name := range []string{"icn", "tpm2", "limit"} {
+	for _, name := range []string{"icn", "tpm2", "reference"} {
 		if err := b.startTPM(name); err != nil {
 			return b, err
 		}
@@ -112,7 +112,7 @@ func prepare(quick bool) (b *bench, err error) {
 	}
 	b.env = append(os.Environ(), b.icnEnv("steady", ",exclusive"), b.softEnv("steady"),
 		"TPM2_PKCS11_STORE="+b.path("tpm2store"), "TPM2_PKCS11_BACKEND=esysdb", "TPM2_PKCS11_LOG_LEVEL=0", "TSS2_LOG=all+NONE",
-		"TPM2_PKCS11_TCTI=swtpm:path="+b.path("tpm2.s"), "BENCH_TPM="+b.path("limit.s"), "BENCH_DIR="+b.dir)
+		"TPM2_PKCS11_TCTI=swtpm:path="+b.path("tpm2.s"), "BENCH_TPM="+b.path("reference.s"), "BENCH_DIR="+b.dir)
 	return b, nil
 }
 
@@ -121,8 +121,8 @@ func (b *bench) build() error {
 	if out, err := exec.Command(cc, "-O2", "-g", "-Wall", "-Wextra", "-Werror", "-pthread", "-o", b.path("host"), "bench/host/host.c", "-ldl").CombinedOutput(); err != nil {
 		return fmt.Errorf("building the host: %w\n%s", err, out)
 	}
-	if out, err := exec.Command("go", "build", "-buildmode=c-shared", "-o", b.path("limits.so"), "./bench/limits").CombinedOutput(); err != nil {
-		return fmt.Errorf("building the limits: %w\n%s", err, out)
+	if out, err := exec.Command("go", "build", "-buildmode=c-shared", "-o", b.path("references.so"), "./bench/references").CombinedOutput(); err != nil {
+		return fmt.Errorf("building the references: %w\n%s", err, out)
 	}
 	return nil
 }

@@ -78,7 +78,7 @@ func (r *Results) tables() string {
 
 	p("\n### Where it must stand\n\n| | measured | wanted | |\n|---|---|---|---|\n")
 	for _, t := range r.targets() {
-		p("| %s | %s | %s | %s |\n", t.what, t.is, t.want, t.verdict())
+		p("| %s | %s | %s | %s |\n", t.What, t.Is, t.Want, t.Verdict)
 	}
 
 	if m := r.Machine.Pauses; m.Every > 0 {
@@ -93,29 +93,33 @@ func (r *Results) tables() string {
 			cols = append(cols, c)
 		}
 	}
-	p("\n### One operation\n\nMedian; a dash is where a module has no such function.\n\n| |")
+	p("\n### One operation\n\nMedian, or the code with which a module refuses; a dash is where nothing was asked of it.\n\n| |")
 	for _, c := range cols {
 		p(" %s |", c.head)
 	}
-	p(" limit |\n|---|%s\n", strings.Repeat("---|", len(cols)+1))
+	p(" reference |\n|---|%s\n", strings.Repeat("---|", len(cols)+1))
 	for _, op := range operations {
 		p("| %s |", op.what)
 		for _, c := range cols {
-			p(" %s |", duration(r.get(op.name, c.subject, p50)))
+			if rv := r.refusal(op.name, c.subject); rv != 0 {
+				p(" RV 0x%x |", rv)
+			} else {
+				p(" %s |", duration(r.get(op.name, c.subject, p50)))
+			}
 		}
-		var lim []string
-		for _, l := range limits {
-			if v := r.get(op.name, l.name, p50); v > 0 {
-				lim = append(lim, duration(v)+" "+l.name)
+		var beside []string
+		for _, x := range references {
+			if v := r.get(op.name, x.name, p50); v > 0 {
+				beside = append(beside, duration(v)+" "+x.name)
 			}
 		}
 		if op.name == "sign-32" && len(r.OpenSSL) > 0 {
-			lim = append(lim, duration(median(r.OpenSSL))+" openssl speed")
+			beside = append(beside, duration(median(r.OpenSSL))+" openssl speed")
 		}
-		p(" %s |\n", strings.Join(lim, ", "))
+		p(" %s |\n", strings.Join(beside, ", "))
 	}
 
-	p("\n### Signatures of several threads and processes\n\nA second, of all together; 99th percentiles of single ones on one thread.\n\n| | 1 thread | p99 | 2 threads | 8 threads | 8 processes | 1 MiB, 1 thread | 2 | 8 |\n|---|---|---|---|---|---|---|---|---|\n")
+	p("\n### Signatures of several threads and processes\n\nA second, of all together; 99th percentiles of single ones.\n\n| | 1 thread | p99 | 2 threads | p99 | 8 threads | p99 | 8 processes | 1 MiB, 1 thread | 2 | 8 |\n|---|---|---|---|---|---|---|---|---|---|---|\n")
 	for _, s := range []string{unlocked, sealed, shared, icnP256, softEd, softP256, tpm2P256, bare} {
 		if r.get("sign-32", s, rate) == 0 {
 			continue
@@ -128,40 +132,30 @@ func (r *Results) tables() string {
 			}
 			together = median(f)
 		}
-		p("| %s | %s | %s | %s | %s | %s | %s | %s | %s |\n", s, number(r.get("sign-32", s, rate)), duration(r.get("sign-32", s, p99)),
-			number(r.get("sign-32-threads-2", s, rate)), number(r.get("sign-32-threads-8", s, rate)), number(together),
+		p("| %s |", s)
+		for _, op := range []string{"sign-32", "sign-32-threads-2", "sign-32-threads-8"} {
+			p(" %s | %s |", number(r.get(op, s, rate)), duration(r.get(op, s, p99)))
+		}
+		p(" %s | %s | %s | %s |\n", number(together),
 			number(r.get("sign-1MiB", s, rate)), number(r.get("sign-1MiB-threads-2", s, rate)), number(r.get("sign-1MiB-threads-8", s, rate)))
 	}
 
-	p("\n### Starts and searches\n\nEach in a new process. The first search is counted from before dlopen. Memory is resident.\n\n" +
-		"| | objects | dlopen | to C_GetSlotList | memory of that | to the first search | search again | list all | memory |\n|---|---|---|---|---|---|---|---|---|\n")
-	for _, s := range []string{unlocked, softEd, tpm2P256} {
-		for _, n := range sizes {
-			if len(r.Cold[coldKey(n, s)]) == 0 {
-				continue
+	r.starts(p)
+	if len(r.Logins) > 0 {
+		p("\n### Logging in\n\nThe first logins of a process; pages are those that the kernel had to provide.\n\n| login | time | pages |\n|---|---|---|\n")
+		for i := range r.Logins[0] {
+			var took, faults []float64
+			for _, l := range r.Logins {
+				took, faults = append(took, l[i].Took), append(faults, l[i].Faults)
 			}
-			of := func(f func(Cold) float64) float64 { return r.cold(n, s, f) }
-			name := strings.TrimSuffix(s, ", unlocked")
-			found := of(func(c Cold) float64 { return c.RSSFound })
-			if found > 0 {
-				found -= of(func(c Cold) float64 { return c.RSSBefore })
-			}
-			objects := fmt.Sprint(n)
-			if found == 0 {
-				objects = "–"
-			}
-			p("| %s | %s | %s | %s | %s | %s | %s | %s | %s |\n", name, objects,
-				duration(of(func(c Cold) float64 { return c.Dlopen })), duration(of(func(c Cold) float64 { return c.Ready })),
-				size(of(func(c Cold) float64 { return c.RSSReady - c.RSSBefore })),
-				duration(of(func(c Cold) float64 { return c.FirstFind })), duration(of(func(c Cold) float64 { return c.WarmFind })),
-				duration(of(func(c Cold) float64 { return c.FindAll })), size(found))
+			p("| %d | %s | %.0f |\n", i+1, duration(median(took)), median(faults))
 		}
 	}
 
-	p("\n### Processes that start at once\n\n16 load the module, log in, sign and verify.\n\n| | processes | failed | all done after at most |\n|---|---|---|---|\n")
-	for _, s := range []string{unlocked, sealed, softEd, softP256} {
+	p("\n### Processes that start at once\n\n16 load the module, log in, sign and verify.\n\n| | processes | failed | all done after at most | processor time of each |\n|---|---|---|---|---|\n")
+	for _, s := range []string{unlocked, shared, softEd, softP256} {
 		if x, ok := r.Starts[s]; ok {
-			p("| %s | %d | %d | %s |\n", s, x.Processes, x.Failed, duration(x.Took))
+			p("| %s | %d | %d | %s | %s |\n", s, x.Processes, x.Failed, duration(x.Took), duration(x.Processor/float64(x.Processes)))
 		}
 	}
 	p("\nTo create an object takes icn-p11 %.1f fsyncs, SoftHSM2 %.1f.\n", r.Fsyncs[unlocked], r.Fsyncs[softEd])
@@ -181,6 +175,55 @@ func (r *Results) tables() string {
 	}
 	p("\n")
 	return w.String()
+}
+
+// starts writes what a new process takes, in time and in memory.
+func (r *Results) starts(p func(string, ...any)) {
+	type figures struct {
+		head  string // of a column
+		of    func(Cold) float64
+		write func(float64) string
+	}
+	times := []figures{
+		{"dlopen", func(c Cold) float64 { return c.Dlopen }, duration},
+		{"to C_GetSlotList", func(c Cold) float64 { return c.Ready }, duration},
+		{"to the first search", func(c Cold) float64 { return c.FirstFind }, duration},
+		{"search again", func(c Cold) float64 { return c.WarmFind }, duration},
+		{"list all", func(c Cold) float64 { return c.FindAll }, duration},
+	}
+	memory := []figures{
+		{"before dlopen", func(c Cold) float64 { return c.RSSBefore }, size},
+		{"after dlopen", func(c Cold) float64 { return c.RSSLoaded }, size},
+		{"after C_GetSlotList", func(c Cold) float64 { return c.RSSReady }, size},
+		{"after the first search", func(c Cold) float64 { return c.RSSFound }, size},
+	}
+	table := func(columns []figures, more string, last func(n int, subject string) string) {
+		p("| | objects |")
+		for _, f := range columns {
+			p(" %s |", f.head)
+		}
+		p("%s\n|---|---|%s\n", more, strings.Repeat("---|", len(columns)+strings.Count(more, "|")))
+		for _, s := range []string{unlocked, softEd, tpm2P256} {
+			for _, n := range sizes {
+				if len(r.Cold[coldKey(n, s)]) == 0 {
+					continue
+				}
+				objects := "–" // which tpm2-pkcs11 is not asked for
+				if s != tpm2P256 {
+					objects = strconv.Itoa(n)
+				}
+				p("| %s | %s |", strings.TrimSuffix(s, ", unlocked"), objects)
+				for _, f := range columns {
+					p(" %s |", f.write(r.cold(n, s, f.of)))
+				}
+				p("%s\n", last(n, s))
+			}
+		}
+	}
+	p("\n### Starts and searches\n\nEach in a new process. The first search is counted from before dlopen.\n\n")
+	table(times, "", func(int, string) string { return "" })
+	p("\nThe resident memory of these processes, and how much more it is for each 1,000 objects than with %d:\n\n", sizes[0])
+	table(memory, " 1,000 objects |", func(n int, s string) string { return " " + size(1000*r.memoryOfObject(n, s)) + " |" })
 }
 
 // duration writes nanoseconds with three digits; a dash for nothing.

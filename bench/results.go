@@ -16,10 +16,12 @@ type Results struct {
 	OpenSSL  []float64          // nanoseconds a signature, a run each
 	Together map[string][]int   // by subject: signatures a second of 8 processes, a run each
 	Starts   map[string]Starts  // by subject
+	Logins   [][]Login          // of icn-p11: a process each
 	Fsyncs   map[string]float64 // by subject: to create an object
 	Commands []Step             // what icn-p11 asks of the TPM
 	Inner    []GoBenchmark      // of the packages behind the C interface
 	Sizes    map[string]int64   // of files
+	Targets  []Target           // what follows from all that
 }
 
 // Machine is where it was measured.
@@ -60,6 +62,7 @@ type Cold struct {
 	FindAll   float64 `json:"find_all"`
 	Objects   int
 	RSSBefore float64 `json:"rss_before"`
+	RSSLoaded float64 `json:"rss_loaded"`
 	RSSReady  float64 `json:"rss_ready"`
 	RSSFound  float64 `json:"rss_found"`
 }
@@ -67,7 +70,14 @@ type Cold struct {
 // Starts tells what became of processes that started at once.
 type Starts struct {
 	Processes, Failed int
-	Took              float64
+	Took              float64 // the longest of the times until all were done
+	Processor         float64 // time of all processors for all processes
+}
+
+// Login is one of the logins of a process.
+type Login struct {
+	Took   float64
+	Faults float64 // pages that the kernel had to provide
 }
 
 // Step is one operation, and the commands that it sent to the TPM.
@@ -109,6 +119,17 @@ func (r *Results) rounds(operation, subject string, of func(Batch) float64) map[
 	return m
 }
 
+// refusal is the code with which an operation of a subject fails; 0 if it does
+// not.
+func (r *Results) refusal(operation, subject string) uint {
+	for _, b := range r.Batches {
+		if b.Operation == operation && b.Subject == subject && b.RV != 0 {
+			return b.RV
+		}
+	}
+	return 0
+}
+
 // get is the median of the rounds; 0 if there are none.
 func (r *Results) get(operation, subject string, of func(Batch) float64) float64 {
 	var v []float64
@@ -139,6 +160,18 @@ func (r *Results) cold(objects int, subject string, of func(Cold) float64) float
 		v = append(v, of(c))
 	}
 	return median(v)
+}
+
+// memoryOfObject is what each of n objects takes: what more memory a start has
+// than one with the fewest. It is 0 where there is nothing to compare.
+func (r *Results) memoryOfObject(n int, subject string) float64 {
+	few := sizes[0]
+	found := func(c Cold) float64 { return c.RSSFound }
+	full, base := r.cold(n, subject, found), r.cold(few, subject, found)
+	if n <= few || full == 0 || base == 0 {
+		return 0
+	}
+	return (full - base) / float64(n-few)
 }
 
 // inner is a Go benchmark; ok tells whether it ran.

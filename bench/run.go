@@ -47,6 +47,7 @@ func run(quick bool) (*Results, error) {
 		{"operations", b.steady},
 		{"starts and searches", b.starts},
 		{"processes", b.processes},
+		{"logins", b.logins},
 		{"fsyncs", b.fsyncs},
 		{"TPM commands", b.commands},
 		{"inner layers", b.inner},
@@ -150,7 +151,7 @@ func (b *bench) steady(r *Results) error {
 	if err := b.openssl(r); err != nil {
 		return err
 	}
-	out, err := b.host("", append(append([]string{"steady", rounds, ms}, subjects...), b.limits()...)...)
+	out, err := b.host("", append(append([]string{"steady", rounds, ms}, subjects...), b.references()...)...)
 	if err != nil {
 		return err
 	}
@@ -263,10 +264,11 @@ func (b *bench) processes(r *Results) error {
 	if b.quick {
 		times, ms = 1, "20"
 	}
+	// Several processes cannot each keep the TPM to themselves.
 	conf := b.icnConf("shared", "icn.s", b.path("icn-steady"))
 	all := []struct{ env, name, subject string }{
 		{conf, unlocked, b.subject(unlocked, b.module, "ed25519", "unlocked")},
-		{conf, sealed, b.subject(sealed, b.module, "ed25519", "sealed")},
+		{conf, shared, b.subject(shared, b.module, "ed25519", "sealed")},
 		{"", softEd, b.subject(softEd, b.softhsm, "ed25519", "ed25519")},
 		{"", softP256, b.subject(softP256, b.softhsm, "p256", "p256")},
 	}
@@ -283,8 +285,9 @@ func (b *bench) processes(r *Results) error {
 		for _, x := range all {
 			s := r.Starts[x.name]
 			begin := time.Now()
-			failed, err := b.startAtOnce(16, x.env, x.subject)
+			processor, failed, err := b.startAtOnce(16, x.env, x.subject)
 			s.Took = max(s.Took, float64(time.Since(begin)))
+			s.Processor += float64(processor)
 			s.Processes += 16
 			s.Failed += failed
 			r.Starts[x.name] = s
@@ -345,21 +348,57 @@ func (b *bench) together(n int, env, subject, ms string) (int, error) {
 	return int(total), nil
 }
 
-// startAtOnce has processes start, log in and sign, and counts those that fail.
-func (b *bench) startAtOnce(n int, env, subject string) (int, error) {
-	errs := make([]error, n)
+// startAtOnce has processes start, log in and sign, adds up the processor time
+// that they take, and counts those that fail.
+func (b *bench) startAtOnce(n int, env, subject string) (processor time.Duration, failures int, err error) {
+	errs, all := make([]error, n), make([]*exec.Cmd, n)
 	var wg sync.WaitGroup
 	for i := range n {
-		wg.Go(func() { _, errs[i] = b.host(env, "once", subject) })
+		all[i] = b.command(env, "once", subject)
+		wg.Go(func() {
+			if _, err := all[i].Output(); err != nil {
+				errs[i] = failed(all[i], err)
+			}
+		})
 	}
 	wg.Wait()
-	count := 0
-	for _, err := range errs {
+	for i, err := range errs {
 		if err != nil {
-			count++
+			failures++
+		}
+		if p := all[i].ProcessState; p != nil {
+			processor += p.UserTime() + p.SystemTime()
 		}
 	}
-	return count, errors.Join(errs...)
+	return processor, failures, errors.Join(errs...)
+}
+
+// logins measures the first logins of processes.
+func (b *bench) logins(r *Results) error {
+	const each = 5
+	times := 7
+	if b.quick {
+		times = 1
+	}
+	for range times {
+		out, err := b.host("", "logins", b.subject(unlocked, b.module, "ed25519", "unlocked"), strconv.Itoa(each))
+		if err != nil {
+			return err
+		}
+		var all []Login
+		for line := range bytes.Lines(out) {
+			var l Login
+			if err := json.Unmarshal(line, &l); err != nil {
+				return fmt.Errorf("%q: %w", line, err)
+			}
+			all = append(all, l)
+		}
+		if len(all) != each {
+			return fmt.Errorf("%d logins of %d", len(all), each)
+		}
+		r.Logins = append(r.Logins, all)
+	}
+	return nil
 }
 
 // fsyncs counts what creating an object costs, as strace(1) sees it.

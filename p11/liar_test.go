@@ -56,6 +56,20 @@ func TestTPMThatLies(t *testing.T) {
 	if bytes.Equal(get(t, m, h, pub, CKA_EC_POINT), get(t, m, h, other, CKA_EC_POINT)) {
 		t.Error("two keys of a TPM that gives zeros are the same")
 	}
+	// Nor are those that the module makes for other mechanisms.
+	values := map[string]bool{string(make([]byte, 32)): true}
+	for range 2 {
+		x, _, err := m.GenerateKeyPair(h, Mechanism{Type: CKM_EC_MONTGOMERY_KEY_PAIR_GEN}, []Attribute{{CKA_EC_PARAMS, montgomeryOID}}, nil)
+		must(t, err)
+		key, err := m.GenerateKey(h, Mechanism{Type: CKM_AES_KEY_GEN}, []Attribute{{CKA_VALUE_LEN, ulong(uint(32))}, {CKA_SENSITIVE, no}, {CKA_EXTRACTABLE, yes}})
+		must(t, err)
+		for _, v := range [][]byte{get(t, m, h, x, CKA_EC_POINT)[2:], get(t, m, h, key, CKA_VALUE)} {
+			if values[string(v)] {
+				t.Errorf("a TPM that gives zeros chooses the key %x", v)
+			}
+			values[string(v)] = true
+		}
+	}
 
 	sign := func(key ObjectHandle) ([]byte, error) {
 		must(t, m.SignInit(h, pure, key))

@@ -1,5 +1,9 @@
 #!/usr/bin/env bash
-# make test: everything but the trixie root of make interop.
+# make test: the tests of the packages, of the command and of the built module,
+# clients of this distribution, the demo, and a few seconds of fuzzing. Commands of
+# their own have what needs another system (make interop), root (make clients), much
+# time (make fuzz, soak, memcheck) or an idle machine (make bench, which test/bench.sh
+# tries), and what checks builds (make reproducible, arm64).
 set -uo pipefail
 cd "$(dirname "$0")/.." || exit 1
 

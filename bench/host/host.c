@@ -16,13 +16,15 @@
  *                                  nothing is interrupted
  *   host rate SUBJECT MS           sign; wait for a line on standard input first
  *   host once SUBJECT              start, log in, sign
+ *   host logins SUBJECT N          log in and out N times: what each login takes, and
+ *                                  for how many pages the kernel was needed
  *   host steps SUBJECT             one operation after the other: a line with the
  *                                  name of each comes when the one before is done,
  *                                  and a line on standard input starts it
  *
  * SUBJECT is NAME|MODULE|KEY|LABEL|PIN, where KEY is ed25519 or p256, and LABEL
- * that of the token. Of the library of limits it is
- * NAME|LIBRARY|limit|FUNCTION|OPERATIONS, the names of operations with a comma
+ * that of the token. Of the library of reference points it is
+ * NAME|LIBRARY|reference|FUNCTION|OPERATIONS, the names of operations with a comma
  * before and after each.
  */
 #define _GNU_SOURCE
@@ -33,6 +35,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -98,12 +101,12 @@ static uint64_t rss(void)
 
 /* ---- subjects ---- */
 
-/* A limit makes n operations on a message of a size and writes what each took. */
-typedef int (*limit_function)(unsigned long size, unsigned long n, uint64_t *took);
+/* A reference makes n operations on a message of a size and writes what each took. */
+typedef int (*reference_function)(unsigned long size, unsigned long n, uint64_t *took);
 
 struct subject {
 	const char *name, *module, *key, *label, *pin;
-	limit_function limit; /* NULL: a module */
+	reference_function reference; /* NULL: a module */
 	CK_FUNCTION_LIST *p11;
 	CK_SLOT_ID slot;
 	CK_SESSION_HANDLE session; /* keeps the login */
@@ -133,9 +136,9 @@ static void load(struct subject *s)
 
 	if (!handle)
 		FAIL("%s", dlerror());
-	if (strcmp(s->key, "limit") == 0) {
-		*(void **)&s->limit = dlsym(handle, s->label);
-		if (!s->limit)
+	if (strcmp(s->key, "reference") == 0) {
+		*(void **)&s->reference = dlsym(handle, s->label);
+		if (!s->reference)
 			FAIL("%s", dlerror());
 		return;
 	}
@@ -431,8 +434,8 @@ static void *run_batch(void *arg)
 	return NULL;
 }
 
-/* run_limit is run_batch for a limit, which takes its own times. */
-static void *run_limit(void *arg)
+/* run_reference is run_batch for a reference, which takes its own times. */
+static void *run_reference(void *arg)
 {
 	struct batch *b = arg;
 	enum { CHUNK = 16 };
@@ -441,7 +444,7 @@ static void *run_limit(void *arg)
 	b->begin = now();
 	for (b->n = 0; b->n + CHUNK <= SAMPLES && (b->n == 0 || now() - b->begin < b->budget);) {
 		int chunk = b->op->size > 4096 ? 1 : CHUNK;
-		if (b->w.s->limit(b->op->size, (unsigned long)chunk, b->took + b->n) != 0) {
+		if (b->w.s->reference(b->op->size, (unsigned long)chunk, b->took + b->n) != 0) {
 			b->rv = 1;
 			break;
 		}
@@ -474,13 +477,13 @@ static void measure(struct subject *s, const struct operation *op, int round, ui
 		if (!took[i] && !(took[i] = malloc(SAMPLES * sizeof **took)))
 			FAIL("no memory");
 		batches[i] = (struct batch){.w = {.s = s}, .op = op, .budget = budget, .took = took[i], .ready = &ready};
-		if (!s->limit)
+		if (!s->reference)
 			batches[i].w.session = open_session(s);
 	}
 	for (int i = 1; i < op->threads; i++)
-		if (pthread_create(&threads[i], NULL, s->limit ? run_limit : run_batch, &batches[i]) != 0)
+		if (pthread_create(&threads[i], NULL, s->reference ? run_reference : run_batch, &batches[i]) != 0)
 			FAIL("no thread");
-	(s->limit ? run_limit : run_batch)(&batches[0]);
+	(s->reference ? run_reference : run_batch)(&batches[0]);
 	for (int i = 1; i < op->threads; i++)
 		pthread_join(threads[i], NULL);
 	pthread_barrier_destroy(&ready);
@@ -489,7 +492,7 @@ static void measure(struct subject *s, const struct operation *op, int round, ui
 		FAIL("no memory");
 	for (int i = 0; i < op->threads; i++) {
 		struct batch *b = &batches[i];
-		if (!s->limit)
+		if (!s->reference)
 			OK(s, s->p11->C_CloseSession(b->w.session));
 		if (b->rv != CKR_OK) {
 			printf("{\"operation\":\"%s\",\"subject\":\"%s\",\"rv\":%lu}\n", op->name, s->name, b->rv);
@@ -514,7 +517,7 @@ static bool takes_part(const struct subject *s, const struct operation *op)
 	char name[64];
 
 	snprintf(name, sizeof name, ",%s,", op->name);
-	if (s->limit)
+	if (s->reference)
 		return strstr(s->pin, name) != NULL;
 	return op->run != sign_long || ed25519(s);
 }
@@ -534,7 +537,7 @@ static int steady(int argc, char **argv)
 	for (int i = 0; i < n; i++) {
 		s[i] = parse(argv[2 + i]);
 		load(&s[i]);
-		if (!s[i].limit)
+		if (!s[i].reference)
 			start(&s[i]);
 	}
 	for (int round = 0; round < rounds; round++)
@@ -543,7 +546,7 @@ static int steady(int argc, char **argv)
 				if (!takes_part(&s[i], &operations[o]) || (only && strcmp(only, operations[o].name) != 0))
 					continue;
 				measure(&s[i], &operations[o], round, budget);
-				if (operations[o].run == log_in && !s[i].limit)
+				if (operations[o].run == log_in && !s[i].reference)
 					find_keys(&s[i]);
 				fflush(stdout);
 			}
@@ -617,24 +620,26 @@ static int cold(int argc, char **argv)
 
 	load(&s);
 	loaded = now() - begin;
+	uint64_t memory_loaded = rss();
+	/* To look at the memory is no part of the start. */
+	begin = now() - loaded;
 	initialize(&s);
 	OK(&s, s.p11->C_GetSlotList(1, NULL, &slots));
 	ready = now() - begin;
-	uint64_t after = rss();
+	uint64_t memory_ready = rss();
 	if (!argv[1][0]) {
-		printf("{\"subject\":\"%s\",\"dlopen\":%lu,\"ready\":%lu,\"rss_before\":%lu,\"rss_ready\":%lu}\n",
-			s.name, loaded, ready, memory, after);
+		printf("{\"subject\":\"%s\",\"dlopen\":%lu,\"ready\":%lu,\"rss_before\":%lu,\"rss_loaded\":%lu,\"rss_ready\":%lu}\n",
+			s.name, loaded, ready, memory, memory_loaded, memory_ready);
 		return 0;
 	}
-	/* What was read for that does not count as a part of the search. */
-	uint64_t pause = now() - begin - ready;
+	begin = now() - ready;
 	if (!find_slot(&s, s.label))
 		FAIL("%s: no token \"%s\"", s.name, s.label);
 	s.session = open_session(&s);
 	if (find(&s, s.session, &t, 1, NULL) != 1)
 		FAIL("%s: \"%s\" is not found once", s.name, argv[1]);
-	first = now() - begin - pause;
-	uint64_t full = rss();
+	first = now() - begin;
+	uint64_t memory_found = rss();
 	uint64_t again = now();
 	int n = 0;
 	while (n < WARM && (n < 3 || now() - again < 300000000)) {
@@ -647,8 +652,8 @@ static int cold(int argc, char **argv)
 	all = find(&s, s.session, NULL, 0, NULL);
 	uint64_t listed = now() - mark;
 	printf("{\"subject\":\"%s\",\"dlopen\":%lu,\"ready\":%lu,\"first_find\":%lu,\"warm_find\":%lu,\"find_all\":%lu,\"objects\":%lu,"
-	       "\"rss_before\":%lu,\"rss_ready\":%lu,\"rss_found\":%lu}\n",
-		s.name, loaded, ready, first, warm[n / 2], listed, all, memory, after, full);
+	       "\"rss_before\":%lu,\"rss_loaded\":%lu,\"rss_ready\":%lu,\"rss_found\":%lu}\n",
+		s.name, loaded, ready, first, warm[n / 2], listed, all, memory, memory_loaded, memory_ready, memory_found);
 	return 0;
 }
 
@@ -701,6 +706,37 @@ static int once(int argc, char **argv)
 	struct worker w = {.s = &s, .session = s.session};
 	OK(&s, sign(&w, 32));
 	OK(&s, verify(&w));
+	OK(&s, s.p11->C_Finalize(NULL));
+	return 0;
+}
+
+static long faults(void)
+{
+	struct rusage u;
+
+	getrusage(RUSAGE_SELF, &u);
+	return u.ru_minflt;
+}
+
+static int logins(int argc, char **argv)
+{
+	if (argc != 2)
+		FAIL("logins SUBJECT N");
+	struct subject s = parse(argv[0]);
+
+	load(&s);
+	initialize(&s);
+	if (!find_slot(&s, s.label))
+		FAIL("%s: no token \"%s\"", s.name, s.label);
+	struct worker w = {.s = &s, .session = open_session(&s)};
+	for (int i = 0, n = atoi(argv[1]); i < n; i++) {
+		long before = faults();
+		uint64_t begin = now();
+		OK(&s, log_in(&w));
+		uint64_t took = now() - begin;
+		printf("{\"took\":%lu,\"faults\":%ld}\n", took, faults() - before);
+		log_out(&w);
+	}
 	OK(&s, s.p11->C_Finalize(NULL));
 	return 0;
 }
@@ -765,7 +801,7 @@ int main(int argc, char **argv)
 	static const struct {
 		const char *name;
 		int (*run)(int, char **);
-	} commands[] = {{"setup", setup}, {"objects", objects}, {"steady", steady}, {"cold", cold}, {"pauses", pauses}, {"rate", rate}, {"once", once}, {"steps", steps}};
+	} commands[] = {{"setup", setup}, {"objects", objects}, {"steady", steady}, {"cold", cold}, {"pauses", pauses}, {"rate", rate}, {"once", once}, {"logins", logins}, {"steps", steps}};
 
 	memset(message, 'm', sizeof message);
 	for (size_t i = 0; argc > 1 && i < sizeof commands / sizeof *commands; i++)

@@ -33,7 +33,11 @@ var documents = map[string]func(t *testing.T, home string, chip *swtpmtest.TPM){
 }
 
 // notRun are the commands of documents that stand there for a reader alone, as
-// blocks marked console, with what they need and what tests the same thing.
+// blocks marked console, with what they need and what tests the same thing. Blocks
+// marked text, such as the overview of verbs in the README, are not run either:
+// they show how a verb is called, with words such as TOKEN and FILE for what it is
+// given. TestDocumentsAreRun parses them, and TestEveryVerb sees that a script in
+// testdata/script runs each verb.
 var notRun = []struct {
 	why      string
 	commands []string
@@ -55,9 +59,9 @@ var notRun = []struct {
 	{"systemd: TestObservabilityUnits looks at the units, and what they run is run behind them",
 		[]string{"cp icn-p11-metrics.service icn-p11-metrics.timer /etc/systemd/system/", "systemctl enable --now icn-p11-metrics.timer"}},
 	{"a group: test/p11tool TestGroupReadStore has one", []string{"chgrp -R GROUP DIR; chmod -R u=rwX,g=rX,o= DIR"}},
-	{"much time: make test and make fuzz run the same for less or longer",
-		[]string{"ICN_P11_LONG=1 go test -timeout 0 -run 'Faults|AllOrNothing' ./p11 ./sealstore ./cmd/icn-p11", "go test -run '^$' -fuzz '^FuzzTemplate$' ./p11",
-			"test/fuzz/go.sh 120 'internal/(backup|migration)'", "test/fuzz/run.sh replay sequence 1234"}},
+	{"much time: make test runs the same tests on samples", []string{"ICN_P11_LONG=1 go test -timeout 0 -run 'Faults|AllOrNothing' ./p11 ./sealstore ./cmd/icn-p11"}},
+	{"much time: make fuzz runs these targets among all", []string{"go test -run '^$' -fuzz '^FuzzTemplate$' ./p11", "test/fuzz/go.sh 120 'internal/(backup|migration)'"}},
+	{"a sequence that has failed: it is for who looks for the reason, and no test makes one", []string{"test/fuzz/run.sh replay sequence 1234"}},
 }
 
 // A block of a document. Those marked sh are run. A document may also have

@@ -3,6 +3,23 @@
  * Built with the address and undefined-behaviour sanitizers. */
 #include "host.h"
 
+#define CKM_AES_KEY_GEN 0x1080UL
+#define CKM_CHACHA20_KEY_GEN 0x1225UL
+#define CKM_GENERIC_SECRET_KEY_GEN 0x350UL
+#define CKM_EC_MONTGOMERY_KEY_PAIR_GEN 0x1056UL
+#define CKM_AES_GCM 0x1087UL
+#define CKM_CHACHA20_POLY1305 0x4021UL
+#define CKM_ECDH1_DERIVE 0x1050UL
+#define CKM_HKDF_DERIVE 0x402aUL
+#define CKD_SHA256_KDF 6UL
+#define CKF_HKDF_SALT_DATA 2UL
+#define CKO_SECRET_KEY 4UL
+#define CKK_GENERIC_SECRET 0x10UL
+#define CKA_KEY_TYPE 0x100UL
+#define CKA_ENCRYPT 0x104UL
+#define CKA_DERIVE 0x10cUL
+#define CKA_VALUE_LEN 0x161UL
+
 #define LABEL "chost hostile"
 #define HUGE_LENGTHS ((CK_ULONG)-1), ((CK_ULONG)-2), (CK_ULONG)1 << 63, ((CK_ULONG)1 << 40) + 1, (CK_ULONG)1 << 41
 
@@ -210,6 +227,107 @@ static void lengths(void)
 	sign_and_verify(session, priv, pub);
 }
 
+/* A parameter with two pointers, each with a length. */
+struct parameter {
+	CK_MECHANISM m;
+	CK_OBJECT_HANDLE key;
+	struct {
+		CK_BYTE_PTR *at;
+		CK_ULONG *n;
+	} bytes[2];
+};
+
+static CK_RV use(const struct parameter *p, CK_VOID_PTR parameter, CK_ULONG size)
+{
+	CK_ULONG class = CKO_SECRET_KEY, type = CKK_GENERIC_SECRET, n = 32;
+	CK_ATTRIBUTE t[] = {{CKA_CLASS, &class, sizeof class}, {CKA_KEY_TYPE, &type, sizeof type}, {CKA_VALUE_LEN, &n, sizeof n}};
+	CK_MECHANISM m = {p->m.mechanism, parameter, size};
+	CK_OBJECT_HANDLE h;
+	CK_RV rv;
+
+	if (m.mechanism == CKM_ECDH1_DERIVE || m.mechanism == CKM_HKDF_DERIVE)
+		return p11->C_DeriveKey(session, &m, p->key, t, 3, &h);
+	rv = p11->C_EncryptInit(session, &m, p->key);
+	p11->C_SessionCancel(session, 0x100);
+	return rv;
+}
+
+static CK_OBJECT_HANDLE secret_key(CK_MECHANISM_TYPE generate, CK_ATTRIBUTE_TYPE use)
+{
+	CK_MECHANISM m = {generate, NULL, 0};
+	CK_ULONG n = 32;
+	CK_BBOOL yes = 1;
+	CK_ATTRIBUTE t[] = {{use, &yes, 1}, {CKA_VALUE_LEN, &n, sizeof n}};
+	CK_OBJECT_HANDLE h;
+
+	OK(p11->C_GenerateKey(session, &m, t, generate == CKM_CHACHA20_KEY_GEN ? 1 : 2, &h)); /* whose keys have one length */
+	return h;
+}
+
+static CK_OBJECT_HANDLE x25519_key(void)
+{
+	static CK_BYTE oid[] = {0x06, 0x03, 0x2b, 0x65, 0x6e};
+	CK_MECHANISM m = {CKM_EC_MONTGOMERY_KEY_PAIR_GEN, NULL, 0};
+	CK_BBOOL yes = 1;
+	CK_ATTRIBUTE tpub = {CKA_EC_PARAMS, oid, sizeof oid}, tpriv = {CKA_DERIVE, &yes, 1};
+	CK_OBJECT_HANDLE h, ours;
+
+	OK(p11->C_GenerateKeyPair(session, &m, &tpub, 1, &tpriv, 1, &h, &ours));
+	return ours;
+}
+
+/* Parameters that are structures with pointers. */
+static void parameters(void)
+{
+	CK_BYTE iv[12] = {1}, aad[8] = {2}, info[8] = {3}, point[32] = {9} /* the base point of X25519 */, raw[128];
+	CK_GCM_PARAMS gcm = {iv, sizeof iv, 96, aad, sizeof aad, 128};
+	CK_SALSA20_CHACHA20_POLY1305_PARAMS chacha = {iv, 96, aad, sizeof aad}; /* bits */
+	CK_ECDH1_DERIVE_PARAMS ecdh = {CKD_SHA256_KDF, sizeof info, info, sizeof point, point};
+	CK_HKDF_PARAMS hkdf = {1, 1, CKM_SHA256, CKF_HKDF_SALT_DATA, aad, sizeof aad, 0, info, sizeof info};
+	const struct parameter all[] = {
+		{{CKM_AES_GCM, &gcm, sizeof gcm}, secret_key(CKM_AES_KEY_GEN, CKA_ENCRYPT), {{&gcm.pIv, &gcm.ulIvLen}, {&gcm.pAAD, &gcm.ulAADLen}}},
+		{{CKM_CHACHA20_POLY1305, &chacha, sizeof chacha}, secret_key(CKM_CHACHA20_KEY_GEN, CKA_ENCRYPT),
+			{{&chacha.pNonce, &chacha.ulNonceLen}, {&chacha.pAAD, &chacha.ulAADLen}}},
+		{{CKM_ECDH1_DERIVE, &ecdh, sizeof ecdh}, x25519_key(), {{&ecdh.pSharedData, &ecdh.ulSharedDataLen}, {&ecdh.pPublicData, &ecdh.ulPublicDataLen}}},
+		{{CKM_HKDF_DERIVE, &hkdf, sizeof hkdf}, secret_key(CKM_GENERIC_SECRET_KEY_GEN, CKA_DERIVE), {{&hkdf.pSalt, &hkdf.ulSaltLen}, {&hkdf.pInfo, &hkdf.ulInfoLen}}},
+	};
+
+	for (size_t i = 0; i < sizeof all / sizeof all[0]; i++) {
+		const struct parameter *p = &all[i];
+		char name[64];
+
+		snprintf(name, sizeof name, "parameters of 0x%lx", p->m.mechanism);
+		scenario = name;
+		OK(use(p, p->m.pParameter, p->m.ulParameterLen));
+		for (int j = 0; j < 2; j++) {
+			CK_BYTE_PTR at = *p->bytes[j].at;
+			CK_ULONG n = *p->bytes[j].n;
+
+			for (int k = 0; k < HUGES; k++) {
+				*p->bytes[j].n = huge[k];
+				EXPECT(CKR_ARGUMENTS_BAD, use(p, p->m.pParameter, p->m.ulParameterLen));
+				*p->bytes[j].at = NULL;
+				EXPECT(CKR_ARGUMENTS_BAD, use(p, p->m.pParameter, p->m.ulParameterLen));
+				*p->bytes[j].at = at;
+			}
+			*p->bytes[j].n = n;
+			for (uintptr_t odd = 0; odd < 4096; odd += 1365) {
+				*p->bytes[j].at = (CK_BYTE_PTR)odd;
+				EXPECT(CKR_ARGUMENTS_BAD, use(p, p->m.pParameter, p->m.ulParameterLen));
+			}
+			*p->bytes[j].at = at;
+		}
+		/* Of every size, and unaligned: what is copied has only its own size. */
+		memcpy(raw + 1, p->m.pParameter, p->m.ulParameterLen);
+		for (CK_ULONG len = 0; len < sizeof raw - 1; len++)
+			CHECK((use(p, raw + 1, len) == CKR_OK) == (len == p->m.ulParameterLen));
+		EXPECT(CKR_ARGUMENTS_BAD, use(p, NULL, p->m.ulParameterLen));
+		EXPECT(CKR_ARGUMENTS_BAD, use(p, (void *)8, p->m.ulParameterLen));
+		for (int k = 0; k < HUGES; k++)
+			EXPECT(CKR_ARGUMENTS_BAD, use(p, p->m.pParameter, huge[k]));
+	}
+}
+
 /* Empty things at addresses that are none, as Rust passes them. */
 static void empty_with_small_pointers(void)
 {
@@ -320,6 +438,7 @@ int main(int argc, char **argv)
 	null_pointers();
 	scenario = "lengths";
 	lengths();
+	parameters();
 	scenario = "empty with small pointers";
 	empty_with_small_pointers();
 	scenario = "small outputs";

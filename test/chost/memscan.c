@@ -22,6 +22,7 @@
 #include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
+#include <sys/uio.h>
 
 #define PIN_LEN 24
 #define SIGNATURES 1000
@@ -384,6 +385,7 @@ struct tally {
 	unsigned long found[16], secret[16], control;
 	unsigned long bytes;
 	unsigned long guarded; /* mappings of memfd_secret that could not be read */
+	unsigned long by_call, leaks; /* what process_vm_readv reads of the others, and of these */
 };
 
 static unsigned long occurrences(const CK_BYTE *in, size_t n, const CK_BYTE *what, size_t len)
@@ -420,6 +422,15 @@ static size_t search_chunk(CK_BYTE *buf, size_t n, bool secret, const char *wher
 	return kept;
 }
 
+/* reads tells whether process_vm_readv gets at a byte. */
+static bool reads(pid_t pid, unsigned long at)
+{
+	CK_BYTE b;
+	struct iovec here = {&b, 1}, there = {(void *)at, 1};
+
+	return process_vm_readv(pid, &here, 1, &there, 1, 0) == 1;
+}
+
 /* search counts the patterns in the memory of a process. */
 static void search(pid_t pid, const CK_BYTE control[32], struct tally *t)
 {
@@ -443,9 +454,13 @@ static void search(pid_t pid, const CK_BYTE control[32], struct tally *t)
 			size_t want = m.hi - at < CHUNK ? m.hi - at : CHUNK;
 			ssize_t got = pread(mem, buf + kept, want, at);
 			if (got <= 0) {
-				t->guarded += strstr(m.name, "secretmem") != NULL;
+				if (strstr(m.name, "secretmem")) {
+					t->guarded++;
+					t->leaks += reads(pid, at);
+				}
 				break;
 			}
+			t->by_call += at == m.lo && reads(pid, at);
 			at += got;
 			kept = search_chunk(buf, kept + got, m.secret, m.name, control, t);
 			t->bytes += got;
@@ -619,6 +634,10 @@ static bool scan_host(const char *role, const struct handed *h, bool keeps, bool
 		}
 		if (unlocked && stage != 'i' && !guards(plain) && !secret) {
 			puts("    the key was not found where it is: the search is blind");
+			clean = false;
+		}
+		if (t.leaks > 0 || t.by_call == 0) {
+			printf("    process_vm_readv reads %lu pages of memfd_secret, and %lu other mappings\n", t.leaks, t.by_call);
 			clean = false;
 		}
 		clean = clean && loose == 0;

@@ -61,23 +61,34 @@ CONF
 ICN_P11_CONF=$work/icn-p11.conf
 export ICN_P11_CONF
 
-# A setuid program, started by somebody whose configuration names a log file.
+# A setuid program, started by somebody whose configuration names a log file, a
+# store and a program in place of the TPM. The same program without the rights
+# shows that the configuration does what it is not to do.
 sudo='' nobody=''
 if [ "$(id -u)" = 0 ]; then
 	nobody="setpriv --reuid=65534 --regid=65534 --clear-groups"
 else
 	sudo=sudo
 fi
+"$work/setuid" make "$MODULE"
 mkdir "$work/theirs"
 chmod 711 "$work"
 chmod 777 "$work/theirs"
-printf 'log_file = "%s"\nlog_level = "debug"\nsealed_blob_dir = "%s"\n' \
-	"$work/theirs/log" "$work/theirs/store" >"$work/theirs/conf"
-mkdir -p "$work/theirs/store/tokens/0123456789abcdef"
-echo damaged >"$work/theirs/store/tokens/0123456789abcdef/token"
+cp -R "$work/store" "$work/theirs/store"
+cat >"$work/theirs/conf" <<CONF
+device_path = "cmd:touch $work/theirs/ran"
+sealed_blob_dir = "$work/theirs/store"
+log_file = "$work/theirs/log"
+log_level = "debug"
+CONF
+ICN_P11_CONF=$work/theirs/conf "$work/setuid" chosen "$MODULE" "$work/theirs/log" "$work/theirs/ran" || {
+	echo "chost: the configuration of the test does nothing" >&2
+	exit 1
+}
+rm "$work/theirs/log" "$work/theirs/ran"
 $sudo chown 0:0 "$work/setuid"
 $sudo chmod 4755 "$work/setuid"
-ICN_P11_CONF=$work/theirs/conf $nobody "$work/setuid" "$MODULE" "$work/theirs/log" || {
+ICN_P11_CONF=$work/theirs/conf $nobody "$work/setuid" refused "$MODULE" "$work/theirs/log" "$work/theirs/ran" || {
 	echo "chost: setuid failed" >&2
 	exit 1
 }

@@ -232,6 +232,14 @@ func publicSession(flags uint) []row {
 			return e.call("C_GenerateKeyPair", e.s, mech(ckmEdwards), template{attr(ck.CKA_EC_PARAMS, oid)}, template{}, &pub, &priv)
 		}},
 	)
+	if flags == rw {
+		rows = append(rows, row{"5.7.3", "C_DestroyObject of a public token object needs no login", "", ck.CKR_OK, func(e *env) rv {
+			o := e.create(with(outside.data1, attr(ck.CKA_TOKEN, true), attr(ck.CKA_LABEL, "to be destroyed by anybody")))
+			r := e.call("C_DestroyObject", e.s, o)
+			e.check(len(e.findAll(e.s, template{attr(ck.CKA_LABEL, "to be destroyed by anybody")})) == 0, "it is still found")
+			return r
+		}})
+	}
 	rows = append(rows, publicCipherRows()...)
 	return append(rows, readers(flags)...)
 }

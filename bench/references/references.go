@@ -1,6 +1,8 @@
-// Command limits is a library of what a module cannot be faster than. The C
-// host of make bench loads it beside the modules, so that both are measured in
-// one process, in turn.
+// Command references is a library of reference points: what a module has at
+// least to do, done in the plain way. They are no limits. What does the same in
+// a better way is faster, and icn-p11's own session with the TPM is. The C host
+// of make bench loads them beside the modules, so that both are measured in one
+// process, in turn.
 //
 // Each function makes n operations on a message of size bytes, and writes the
 // nanoseconds that each took; it returns 0, or 1 if one failed.
@@ -83,41 +85,41 @@ func sign(sig, msg []byte) {
 	copy(sig[32:], new(edwards25519.Scalar).MultiplyAdd(c, key.scalar, r).Bytes())
 }
 
-//export limit_edwards25519
-func limit_edwards25519(size, n C.ulong, took *C.ulong) C.int {
+//export reference_edwards25519
+func reference_edwards25519(size, n C.ulong, took *C.ulong) C.int {
 	sig := make([]byte, ed25519.SignatureSize)
 	return measure(n, took, func() bool { sign(sig, message[:size]); return true })
 }
 
-//export limit_ed25519
-func limit_ed25519(size, n C.ulong, took *C.ulong) C.int {
+//export reference_ed25519
+func reference_ed25519(size, n C.ulong, took *C.ulong) C.int {
 	return measure(n, took, func() bool { return len(ed25519.Sign(key.private, message[:size])) == ed25519.SignatureSize })
 }
 
-//export limit_verify
-func limit_verify(size, n C.ulong, took *C.ulong) C.int {
+//export reference_verify
+func reference_verify(size, n C.ulong, took *C.ulong) C.int {
 	sig := make([]byte, ed25519.SignatureSize)
 	sign(sig, message[:size])
 	return measure(n, took, func() bool { return ed25519.Verify(key.public, message[:size], sig) })
 }
 
-//export limit_sha256
-func limit_sha256(size, n C.ulong, took *C.ulong) C.int {
+//export reference_sha256
+func reference_sha256(size, n C.ulong, took *C.ulong) C.int {
 	return measure(n, took, func() bool { sum := sha256.Sum256(message[:size]); return sum != [32]byte{} })
 }
 
-//export limit_random
-func limit_random(size, n C.ulong, took *C.ulong) C.int {
+//export reference_random
+func reference_random(size, n C.ulong, took *C.ulong) C.int {
 	p := make([]byte, size)
 	return measure(n, took, func() bool { _, err := rand.Read(p); return err == nil })
 }
 
-// limit_fsyncs writes a file and renames it, with a sync of the file and one of
+// reference_fsyncs writes a file and renames it, with a sync of the file and one of
 // its directory: what it takes to store an object durably. BENCH_DIR is a
 // directory on the file system of the stores.
 //
-//export limit_fsyncs
-func limit_fsyncs(size, n C.ulong, took *C.ulong) C.int {
+//export reference_fsyncs
+func reference_fsyncs(size, n C.ulong, took *C.ulong) C.int {
 	dir, err := os.MkdirTemp(os.Getenv("BENCH_DIR"), "fsync")
 	if err != nil {
 		return 1
@@ -201,14 +203,14 @@ var unsealer = sync.OnceValues(func() (unseal func() bool, err error) {
 	}, nil
 })
 
-// limit_unseal is one TPM2_Unseal and a bare signature, for one thread.
+// reference_unseal is one TPM2_Unseal and a bare signature, for one thread.
 // BENCH_TPM is the socket of an swtpm that nobody else uses.
 //
-//export limit_unseal
-func limit_unseal(size, n C.ulong, took *C.ulong) C.int {
+//export reference_unseal
+func reference_unseal(size, n C.ulong, took *C.ulong) C.int {
 	unseal, err := unsealer()
 	if err != nil {
-		fmt.Fprintln(os.Stderr, "limits:", err)
+		fmt.Fprintln(os.Stderr, "references:", err)
 		return 1
 	}
 	sig := make([]byte, ed25519.SignatureSize)
