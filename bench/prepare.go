@@ -18,6 +18,7 @@ const pin = "user-pin-7"
 const (
 	unlocked = "icn-p11 Ed25519, unlocked"
 	sealed   = "icn-p11 Ed25519, unsealed each time"
+	alone    = "icn-p11 Ed25519, no snapshot" // a start that finds none
 	icnP256  = "icn-p11 P-256"
 	softEd   = "SoftHSM2 Ed25519"
 	softP256 = "SoftHSM2 P-256"
