@@ -109,6 +109,108 @@ func FuzzTemplate(f *testing.F) {
 	})
 }
 
+// FuzzMadeTemplate reads templates of what is made by the module: keys that are
+// generated, unwrapped and derived. What is accepted is kept as it was given, and
+// is a key of the kind that is made, without a value.
+func FuzzMadeTemplate(f *testing.F) {
+	m, _ := start(f, nil)
+	h := token(f, m)
+	base, err := m.CreateObject(h, []Attribute{{CKA_CLASS, ulong(CKO_SECRET_KEY)}, {CKA_KEY_TYPE, ulong(CKK_HKDF)}, {CKA_VALUE, fuzzKey}})
+	must(f, err)
+	hkdf := Mechanism{Type: CKM_HKDF_DATA, Param: &HKDFParams{Expand: true, PRF: CKM_SHA256}}
+	l, sess, err := m.withSession(h)
+	must(f, err)
+	l.leave(h)
+
+	// What C_GenerateKeyPair and C_GenerateKey make; then come the other functions.
+	generated := []objectType{}
+	for _, t := range []uint{CKK_EC_EDWARDS, CKK_EC_MONTGOMERY, CKK_EC} {
+		generated = append(generated, objectType{CKO_PUBLIC_KEY, t}, objectType{CKO_PRIVATE_KEY, t})
+	}
+	for _, row := range secretMechanisms {
+		generated = append(generated, objectType{CKO_SECRET_KEY, row.keyType})
+	}
+	unwrapped, derived, data := len(generated), len(generated)+1, len(generated)+2
+	for how := range data + 1 {
+		for _, of := range append([]objectType{{CKO_DATA, 0}, {CKO_SECRET_KEY, CKK_GENERIC_SECRET}, {CKO_SECRET_KEY, CKK_CHACHA20}}, generated...) {
+			named := []Attribute{{CKA_CLASS, ulong(of.class)}, {CKA_KEY_TYPE, ulong(of.key)}}
+			f.Add(uint8(how), templateBytes(named...))
+			f.Add(uint8(how), templateBytes(append(named, Attribute{CKA_EC_PARAMS, p384Name}, Attribute{CKA_LABEL, []byte("l")})...))
+			f.Add(uint8(how), templateBytes(append(named, Attribute{CKA_VALUE_LEN, ulong(uint(32))}, Attribute{CKA_EXTRACTABLE, yes}, Attribute{CKA_PRIVATE, no})...))
+			f.Add(uint8(how), templateBytes(append(named, Attribute{CKA_VALUE, fuzzKey})...))
+		}
+		f.Add(uint8(how), templateBytes(Attribute{CKA_EC_PARAMS, edwardsName}, Attribute{CKA_ALWAYS_AUTHENTICATE, yes}, Attribute{CKA_PRIVATE, no}))
+		f.Add(uint8(how), templateBytes(Attribute{CKA_VALUE_LEN, ulong(uint(maxSecretKey + 1))}))
+		f.Add(uint8(how), templateBytes(Attribute{CKA_LABEL, []byte("l")}, Attribute{CKA_VALUE_LEN, ulong(uint(24))}))
+		f.Add(uint8(how), templateBytes())
+	}
+	codes := append([]RV{CKR_KEY_SIZE_RANGE}, templateCodes...)
+	f.Fuzz(func(t *testing.T, which uint8, b []byte) {
+		how, tmpl := int(which)%(data+1), templateOf(b)
+		refused := func(err error) bool {
+			if rv := RVOf(err); err != nil && !slices.Contains(codes, rv) {
+				t.Errorf("%d, %x: %v", how, b, rv)
+			}
+			return err != nil
+		}
+		if how == data {
+			if v, ok := given(tmpl, CKA_TOKEN); ok && bytes.Equal(v, yes) {
+				return // the store is not for so many
+			}
+			oh, err := m.DeriveKey(h, hkdf, base, tmpl)
+			if refused(err) {
+				return
+			}
+			l.mu.RLock()
+			o := sess.slot.objs.byHandle[oh]
+			l.mu.RUnlock()
+			if n, ok := given(tmpl, CKA_VALUE_LEN); o.body.ulong(CKA_CLASS) != CKO_DATA || ok && uint(len(o.body.bytes(CKA_VALUE))) != ulongOf(n) {
+				t.Errorf("%x: %v", b, o.body.attrs())
+			}
+			must(t, m.DestroyObject(h, oh))
+			return
+		}
+		var a attrs
+		var err error
+		size, sized := 0, false
+		var of objectType
+		switch {
+		case how == unwrapped:
+			if a, err = l.parseUnwrap(sess, tmpl); err == nil {
+				class, _ := given(tmpl, CKA_CLASS)
+				keyType, _ := given(tmpl, CKA_KEY_TYPE)
+				of = objectType{ulongOf(class), ulongOf(keyType)}
+			}
+		case how == derived:
+			if a, size, err = l.parseSecret(sess, tmpl, 32); err == nil {
+				of, sized = objectType{CKO_SECRET_KEY, a.ulong(CKA_KEY_TYPE)}, true
+			}
+		default:
+			of = generated[how]
+			if a, err = l.parseGenerate(sess, of, tmpl); err == nil && of.class == CKO_SECRET_KEY {
+				size, err = secretSize(a, of.key)
+				sized = true
+			}
+		}
+		if refused(err) {
+			return
+		}
+		if a.ulong(CKA_CLASS) != of.class || a.ulong(CKA_KEY_TYPE) != of.key || a[CKA_VALUE] != nil || a[CKA_EC_POINT] != nil {
+			t.Errorf("%d, %x: %v", how, b, a)
+		}
+		if n, ok := given(tmpl, CKA_VALUE_LEN); sized && (!secretTypes[of.key].fits(size) || ok && uint(size) != ulongOf(n)) {
+			t.Errorf("%d, %x: a key of %d bytes", how, b, size)
+		}
+		if _, ok := given(tmpl, CKA_PRIVATE); !ok && a.bool(CKA_PRIVATE) != (of.class != CKO_PUBLIC_KEY) {
+			t.Errorf("%d, %x: private is %v", how, b, a.bool(CKA_PRIVATE))
+		}
+		if how == unwrapped && of.class == CKO_PRIVATE_KEY && (!a.bool(CKA_SENSITIVE) || a.bool(CKA_TOKEN) && a.bool(CKA_EXTRACTABLE)) {
+			t.Errorf("%x: a private key that can be read: %v", b, a)
+		}
+		kept(t, "made", a, tmpl)
+	})
+}
+
 // kept checks that attributes are what a template said, in a form that the store
 // gives back.
 func kept(t *testing.T, what string, a attrs, tmpl []Attribute) {
