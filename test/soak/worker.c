@@ -70,7 +70,7 @@ static bool went_(int line, const char *call, CK_RV rv, CK_RV also)
 	}
 	if (rv == CKR_DEVICE_ERROR) {
 		__atomic_add_fetch(&missed, 1, __ATOMIC_RELAXED);
-		usleep(20000);
+		usleep(100000);
 	}
 	return false;
 }
