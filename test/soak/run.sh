@@ -283,8 +283,13 @@ if [ -s "$WORK/after" ]; then
     most=$(($(cut -d' ' -f1 "$WORK/before" | sort -n | tail -n 1) / 10 + 4096 + 19456))
     check "memory is flat (KiB)" flat "peak RSS" 1 "$most"
     cat "$WORK/out"
-    check "what is resident of the process that never ended the module is flat" resident_flat
-    cat "$WORK/out"
+    # It takes a minute until what a login needed is back with the kernel.
+    if [ "$warm" -ge 60 ]; then
+        check "what is resident of the process that never ended the module is flat" resident_flat
+        cat "$WORK/out"
+    else
+        echo "     what is resident is looked at in a run of 180 seconds or more"
+    fi
     check "most calls found the TPM" few_missed
     cat "$WORK/out"
     check "no handle is left between transactions" none_held
