@@ -6,6 +6,7 @@ import (
 	"crypto/cipher"
 	"crypto/subtle"
 	"encoding/binary"
+	"math/big"
 	"slices"
 )
 
@@ -108,7 +109,7 @@ func (r *cbcRun) next(key []byte, decrypt bool, data []byte, last bool) ([]byte,
 // count, and the first counter block.
 type ctrRun struct {
 	first [blockSize]byte
-	room  uint64 // bytes until the counter is where it began
+	room  uint64 // bytes until the counter is at 0 again, or more than anybody has
 	done  uint64 // bytes so far
 }
 
@@ -122,11 +123,15 @@ func parseCTR(param any) (cipherRun, error) {
 		return nil, CKR_MECHANISM_PARAM_INVALID
 	}
 	r := &ctrRun{first: [blockSize]byte(p[ulongSize:]), room: 1 << 62}
-	if bits < 58 {
+	if bits < 8*blockSize {
 		// The library counts in all 128 bits: it must not come to the point
 		// where a counter of fewer bits would begin again.
-		mask := uint64(1)<<bits - 1
-		r.room = (mask - binary.BigEndian.Uint64(r.first[8:])&mask + 1) * blockSize
+		period := new(big.Int).Lsh(big.NewInt(1), bits)
+		count := new(big.Int).SetBytes(r.first[:])
+		left := period.Sub(period, count.Mod(count, period))
+		if left.Mul(left, big.NewInt(blockSize)); left.IsUint64() {
+			r.room = min(r.room, left.Uint64())
+		}
 	}
 	return r, nil
 }

@@ -299,6 +299,14 @@ func TestCipherRules(t *testing.T) {
 	must(t, m.Encrypt(h, make([]byte, 32), big()))
 	must(t, m.EncryptInit(h, ctr, aes))
 	want(t, CKR_DATA_LEN_RANGE, m.Encrypt(h, make([]byte, 33), big()))
+	// A counter that begins with its last block, and must not carry into the nonce.
+	for _, bits := range []uint{57, 58, 64, 65, 127} {
+		end := Mechanism{Type: CKM_AES_CTR, Param: append(ulong(bits), bytes.Repeat([]byte{0xff}, 16)...)}
+		must(t, m.EncryptInit(h, end, aes))
+		must(t, m.Encrypt(h, make([]byte, 16), big()))
+		must(t, m.EncryptInit(h, end, aes))
+		want(t, CKR_DATA_LEN_RANGE, m.Encrypt(h, make([]byte, 17), big()))
+	}
 	// A carry over the lower half of the counter.
 	carry := bytes.Repeat([]byte{0xff}, 16)
 	carry[0] = 0

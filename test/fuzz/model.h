@@ -4,7 +4,8 @@
 #define MODEL_H
 #include "common.h"
 
-enum { MOST_TOKENS = 4, MOST_SESSIONS = 12, MOST_OBJECTS = 80, MOST_STATES = 8, MOST_SIGNATURES = 16, MOST_DEAD = 64 };
+enum { MOST_TOKENS = 4, MOST_SESSIONS = 12, MOST_OBJECTS = 80, MOST_STATES = 8, MOST_SIGNATURES = 16, MOST_DEAD = 64,
+       MOST_CIPHERTEXTS = 16, MOST_WRAPPED = 16 };
 enum { NOBODY = 99 }; /* beside CKU_SO and CKU_USER */
 
 /* A token has the slot of its index. The first free slot follows them, once the
@@ -18,7 +19,7 @@ static int n_tokens;
 static int n_slots;  /* known to the module: tokens, and the free one if it has looked */
 static int n_listed; /* told by C_GetSlotList */
 
-/* The secret of a private key: shared by a token's key and its session copies. */
+/* The secret of a private or secret key: shared by a token's key and its session copies. */
 static bool *secrets;
 static int n_secrets;
 
@@ -35,9 +36,14 @@ static struct object {
 	CK_BYTE unique[80];
 	CK_ULONG n_unique;
 	int secret;
+	/* Of a secret key: what it is for, and what may be done with it. value is the
+	 * key, where it is known; n_value is 0 where it is not. */
+	CK_ULONG key_type, n_key;
+	unsigned key_id; /* the same for all objects with the same key */
+	bool encrypt, decrypt, sign, verify, wrap, unwrap, sensitive, extractable;
 	unsigned born; /* tells it from what had its place before */
 } objects[MOST_OBJECTS];
-static unsigned births;
+static unsigned births, n_keys;
 
 /* Scheme of a signature: the parameter of CKM_EDDSA. */
 struct scheme {
@@ -57,6 +63,28 @@ struct operation {
 	bool private, always, sealed;
 	int secret;
 	CK_BYTE pub[32];
+	bool hmac; /* CKM_SHA256_HMAC, in place of CKM_EDDSA */
+	CK_BYTE key[64];
+	CK_ULONG n_key;
+};
+
+/* An encryption or decryption that was initialised: CKM_AES_GCM or
+ * CKM_AES_CBC_PAD. */
+struct cipher {
+	bool active, parts, gcm;
+	CK_BYTE iv[16];
+	struct bytes in, out; /* so far */
+	size_t given;         /* of the output */
+	/* of the key, as it was then */
+	bool private;
+	int secret;
+	unsigned key_id;
+	CK_BYTE key[32];
+	CK_ULONG n_key; /* 0: it is not known */
+	/* From the first part on it has the key until it ends, or the login does. */
+	bool lent, wiped;
+	/* What is decrypted, and to what; none where nothing is known that could be. */
+	struct bytes wanted, plain;
 };
 
 /* A message-based process. */
@@ -84,6 +112,7 @@ static struct session {
 		struct bytes in;
 	} digest;
 	struct operation sign, verify, verify_sig;
+	struct cipher encrypt, decrypt;
 	struct process signing, verifying;
 } sessions[MOST_SESSIONS];
 
@@ -104,6 +133,21 @@ static struct signature {
 	struct bytes message;
 } signatures[MOST_SIGNATURES];
 static unsigned n_signatures;
+
+/* What was encrypted, and keys that were wrapped. */
+static struct ciphertext {
+	unsigned key_id; /* 0: there is none */
+	bool gcm;
+	CK_BYTE iv[16];
+	struct bytes plain, text;
+} ciphertexts[MOST_CIPHERTEXTS];
+static unsigned n_ciphertexts;
+static struct wrapped {
+	unsigned by, key_id; /* by 0: there is none */
+	CK_ULONG key_type, n_key, n_value, n;
+	CK_BYTE value[64], text[80];
+} wrapped[MOST_WRAPPED];
+static unsigned n_wrapped;
 
 /* Handles of sessions and objects that are gone. */
 static CK_ULONG dead[MOST_DEAD];
@@ -179,10 +223,15 @@ static struct object *visible(const struct session *s, CK_OBJECT_HANDLE h)
 	return NULL;
 }
 
+static bool has_secret(const struct object *o) { return o->class == CKO_PRIVATE_KEY || o->class == CKO_SECRET_KEY; }
+
+/* readable tells whether the value of a key may be read. */
+static bool readable(const struct object *o) { return o->class == CKO_SECRET_KEY && !o->sensitive && o->extractable; }
+
 static void remove_object(struct object *o)
 {
 	bury(o->h);
-	if (o->class == CKO_PRIVATE_KEY && (o->stored || !o->sealed))
+	if (has_secret(o) && (o->stored || !o->sealed))
 		secrets[o->secret] = false;
 	o->used = false;
 }
@@ -191,6 +240,15 @@ static void end_operation(struct operation *op)
 {
 	clear(&op->message);
 	*op = (struct operation){0};
+}
+
+static void end_cipher(struct cipher *c)
+{
+	clear(&c->in);
+	clear(&c->out);
+	clear(&c->wanted);
+	clear(&c->plain);
+	*c = (struct cipher){0};
 }
 
 static void end_process(struct process *p)
@@ -220,18 +278,23 @@ static void end_all(struct session *s)
 	end_operation(&s->sign);
 	end_operation(&s->verify);
 	end_operation(&s->verify_sig);
+	end_cipher(&s->encrypt);
+	end_cipher(&s->decrypt);
 	end_process(&s->signing);
 	end_process(&s->verifying);
 }
 
 /* log_out is the end of a login (section 5.6.10): private session objects go,
- * and so do the handles of private objects. */
+ * and so do the handles of private objects, and keys that operations have. */
 static void log_out(int token)
 {
 	tokens[token].who = NOBODY;
 	for (int i = 0; i < MOST_SESSIONS; i++)
-		if (sessions[i].token == token)
+		if (sessions[i].token == token) {
 			sessions[i].find.vanished = true;
+			sessions[i].encrypt.wiped = sessions[i].encrypt.lent;
+			sessions[i].decrypt.wiped = sessions[i].decrypt.lent;
+		}
 	for (int i = 0; i < MOST_OBJECTS; i++) {
 		struct object *o = &objects[i];
 		if (!o->used || o->token != token || !o->private)

@@ -25,6 +25,19 @@ static int new_secret(void)
 	return n_secrets++;
 }
 
+/* read_secret reads a secret key, and learns it where it was not known. */
+static void read_secret(const struct session *s, struct object *o)
+{
+	CK_BYTE value[sizeof o->value];
+	CK_ATTRIBUTE t = {CKA_VALUE, value, sizeof value};
+
+	if (!secrets[o->secret])
+		return; /* it is the copy of a key that is gone */
+	CALL(CKR_OK, p11->C_GetAttributeValue(s->h, o->h, &t, 1), "C_GetAttributeValue of the new key");
+	RULE(t.ulValueLen == o->n_key && (!o->n_value || memcmp(value, o->value, o->n_key) == 0), "CKA_VALUE is another key");
+	memcpy(o->value, value, o->n_value = o->n_key);
+}
+
 /* read_back reads what the module made up of a new object, and checks what it
  * was told. */
 static void read_back(const struct session *s, struct object *o)
@@ -40,6 +53,8 @@ static void read_back(const struct session *s, struct object *o)
 	for (int i = 0; i < MOST_OBJECTS; i++)
 		RULE(!objects[i].used || &objects[i] == o || objects[i].n_unique != o->n_unique || memcmp(objects[i].unique, unique, o->n_unique) != 0,
 			"the CKA_UNIQUE_ID %.*s is that of two objects", (int)o->n_unique, unique);
+	if (readable(o))
+		read_secret(s, o);
 	if (!key)
 		return;
 	RULE(t[2].ulValueLen == 34 && point[0] == 4 && point[1] == 32, "CKA_EC_POINT of %lu bytes", t[2].ulValueLen);
@@ -135,6 +150,54 @@ static void common(struct object *o, struct template *t)
 		some_label(o, t);
 }
 
+/* secret_uses adds what a secret key has besides. Whether its type has to be told
+ * depends on the function. */
+static void secret_uses(struct object *o, struct template *t, CK_ULONG type, bool told)
+{
+	o->key_type = type;
+	o->encrypt = o->decrypt = type == CKK_AES;
+	o->sign = o->verify = type == CKK_GENERIC_SECRET;
+	if (!told || chance(2))
+		add_ulong(t, CKA_KEY_TYPE, type);
+	if (chance(6))
+		add_bool(t, CKA_ENCRYPT, o->encrypt = chance(2));
+	if (chance(6))
+		add_bool(t, CKA_DECRYPT, o->decrypt = chance(2));
+	if (chance(6))
+		add_bool(t, CKA_SIGN, o->sign = chance(2));
+	if (chance(6))
+		add_bool(t, CKA_VERIFY, o->verify = chance(2));
+	if (!chance(3))
+		add_bool(t, CKA_WRAP, o->wrap = !chance(4));
+	if (!chance(3))
+		add_bool(t, CKA_UNWRAP, o->unwrap = !chance(4));
+	if (chance(2))
+		add_bool(t, CKA_SENSITIVE, o->sensitive = chance(2));
+	if (!chance(3))
+		add_bool(t, CKA_EXTRACTABLE, o->extractable = !chance(3));
+}
+
+/* secret_changes adds to a template that changes a secret key, and gives its
+ * code: sensitive only once, extractable never again. */
+static CK_RV secret_changes(const struct object *o, struct object *after, struct template *t)
+{
+	CK_RV code = CKR_OK;
+
+	if (o->class != CKO_SECRET_KEY)
+		return code;
+	if (chance(6))
+		add_bool(t, CKA_ENCRYPT, after->encrypt = chance(2));
+	if (chance(6))
+		add_bool(t, CKA_UNWRAP, after->unwrap = chance(2));
+	if (chance(6))
+		add_bool(t, CKA_SENSITIVE, after->sensitive = chance(2));
+	if (chance(6))
+		add_bool(t, CKA_EXTRACTABLE, after->extractable = chance(2));
+	if ((o->sensitive && !after->sensitive) || (!o->extractable && after->extractable))
+		code = CKR_ATTRIBUTE_READ_ONLY;
+	return code;
+}
+
 static CK_RV curve(struct template *t)
 {
 	switch (pick(10)) {
@@ -160,15 +223,15 @@ static void create_object(void)
 	struct template t = {0};
 	CK_OBJECT_HANDLE got = 0;
 	CK_BYTE seed[32], point[34] = {4, 32};
-	CK_RV want = CKR_OK;
+	CK_RV want = CKR_OK, late = CKR_OK;
 
 	if (!o)
 		return;
-	o->class = pick(4);
+	o->class = chance(4) ? CKO_SECRET_KEY : pick(4);
 	for (int i = 0; i < 32; i++)
 		seed[i] = (CK_BYTE)next_random();
 	add_ulong(&t, CKA_CLASS, o->class);
-	if (o->class == CKO_PRIVATE_KEY)
+	if (has_secret(o))
 		o->private = true;
 	switch (o->class) {
 	case CKO_DATA:
@@ -206,6 +269,19 @@ static void create_object(void)
 			add_bool(&t, CKA_ALWAYS_AUTHENTICATE, o->always = !chance(3));
 		break;
 	}
+	if (o->class == CKO_SECRET_KEY) {
+		bool aes = chance(2);
+		secret_uses(o, &t, aes ? CKK_AES : CKK_GENERIC_SECRET, false);
+		o->n_key = o->n_value = aes ? 16 + 8 * pick(3) : 1 + pick(sizeof o->value);
+		o->key_id = ++n_keys;
+		for (CK_ULONG i = 0; i < o->n_key; i++)
+			o->value[i] = (CK_BYTE)next_random();
+		if (aes && chance(15)) {
+			o->n_value--;
+			late = CKR_ATTRIBUTE_VALUE_INVALID;
+		}
+		add(&t, CKA_VALUE, o->value, o->n_value);
+	}
 	if (o->class != CKO_DATA && chance(2))
 		some_id(o, &t);
 	common(o, &t);
@@ -213,6 +289,8 @@ static void create_object(void)
 		want = defect(&t, s, o->class);
 	if (want == CKR_OK && o->class == CKO_PRIVATE_KEY && o->always && !o->private)
 		want = CKR_TEMPLATE_INCONSISTENT;
+	if (want == CKR_OK)
+		want = late;
 	bool missing = chance(20), null = chance(20);
 	if (missing) { /* what every object needs goes before all else */
 		free(t.a[0].pValue);
@@ -230,7 +308,7 @@ static void create_object(void)
 	free_template(&t);
 	if (want != CKR_OK)
 		return;
-	if (o->class == CKO_PRIVATE_KEY) {
+	if (has_secret(o)) {
 		o->sealed = o->stored;
 		o->secret = new_secret();
 	}
@@ -317,7 +395,7 @@ static void copy_object(void)
 {
 	CK_SESSION_HANDLE h;
 	struct session *s = pick_ready(&h, user_in);
-	CK_OBJECT_HANDLE from = pick_object(s, chance(2) ? CKO_PRIVATE_KEY : ANY), got = 0;
+	CK_OBJECT_HANDLE from = pick_object(s, chance(2) ? CKO_PRIVATE_KEY : chance(2) ? CKO_SECRET_KEY : ANY), got = 0;
 	struct object *o = s ? visible(s, from) : NULL, *c = free_object();
 	struct template t = {0};
 	CK_RV want = CKR_OK;
@@ -342,6 +420,8 @@ static void copy_object(void)
 			if (c->copyable && !o->copyable)
 				want = CKR_ATTRIBUTE_READ_ONLY;
 		}
+		if (want == CKR_OK)
+			want = secret_changes(o, c, &t);
 		if (want == CKR_OK && chance(10))
 			want = defect(&t, s, o->class);
 	}
@@ -356,14 +436,14 @@ static void copy_object(void)
 	else if (want == CKR_OK)
 		want = may_create(s, c);
 	bool shares = o && o->sealed && !c->stored;
-	if (want == CKR_OK && o->class == CKO_PRIVATE_KEY && !shares && !secrets[o->secret])
+	if (want == CKR_OK && has_secret(o) && !shares && !secrets[o->secret])
 		want = CKR_KEY_HANDLE_INVALID;
 	CALL(want, p11->C_CopyObject(h, from, t.a, t.n, &got), "C_CopyObject %s o%d (%lu)%s%s -> o%d", show(s), o ? (int)(o - objects) : -1, from,
 		c->stored ? " stored" : "", c->private ? " private" : "", (int)(c - objects));
 	free_template(&t);
 	if (want != CKR_OK)
 		return;
-	if (c->class == CKO_PRIVATE_KEY && !shares) {
+	if (has_secret(c) && !shares) {
 		c->sealed = c->stored;
 		c->secret = new_secret();
 	}
@@ -411,6 +491,8 @@ static void set_attribute_value(void)
 			if (after.copyable && !o->copyable)
 				want = CKR_ATTRIBUTE_READ_ONLY;
 		}
+		if (want == CKR_OK)
+			want = secret_changes(o, &after, &t);
 		if (want == CKR_OK && chance(8)) {
 			add_bool(&t, CKA_TOKEN, !o->stored);
 			want = CKR_ATTRIBUTE_READ_ONLY;
@@ -453,7 +535,7 @@ static const void *value_of(const struct object *o, CK_ATTRIBUTE_TYPE type, CK_U
 		return o->class == CKO_DATA ? NULL : o->id;
 	case CKA_VALUE:
 		*n = o->n_value;
-		return o->class == CKO_DATA || o->class == CKO_CERTIFICATE ? o->value : NULL;
+		return o->class == CKO_DATA || o->class == CKO_CERTIFICATE || (readable(o) && secrets[o->secret]) ? o->value : NULL;
 	case CKA_TOKEN: b = o->stored ? &yes : &no; break;
 	case CKA_PRIVATE: b = o->private ? &yes : &no; break;
 	case CKA_MODIFIABLE: b = o->modifiable ? &yes : &no; break;
@@ -462,11 +544,21 @@ static const void *value_of(const struct object *o, CK_ATTRIBUTE_TYPE type, CK_U
 	case CKA_SIGN:
 		if (o->class == CKO_PRIVATE_KEY)
 			b = o->usable ? &yes : &no;
+		else if (o->class == CKO_SECRET_KEY)
+			b = o->sign ? &yes : &no;
 		break;
 	case CKA_SENSITIVE:
 		if (o->class == CKO_PRIVATE_KEY)
 			b = &yes;
+		else if (o->class == CKO_SECRET_KEY)
+			b = o->sensitive ? &yes : &no;
 		break;
+	/* Of secret keys alone: others may have them, which the model does not know. */
+	case CKA_EXTRACTABLE: b = o->extractable ? &yes : &no; break;
+	case CKA_ENCRYPT: b = o->encrypt ? &yes : &no; break;
+	case CKA_DECRYPT: b = o->decrypt ? &yes : &no; break;
+	case CKA_WRAP: b = o->wrap ? &yes : &no; break;
+	case CKA_UNWRAP: b = o->unwrap ? &yes : &no; break;
 	}
 	*n = 1;
 	return b;
@@ -475,8 +567,9 @@ static const void *value_of(const struct object *o, CK_ATTRIBUTE_TYPE type, CK_U
 static void get_attribute_value(void)
 {
 	static const CK_ATTRIBUTE_TYPE types[] = {CKA_CLASS, CKA_LABEL, CKA_UNIQUE_ID, CKA_ID, CKA_VALUE, CKA_TOKEN, CKA_PRIVATE,
-		CKA_MODIFIABLE, CKA_COPYABLE, CKA_DESTROYABLE, CKA_SIGN, CKA_SENSITIVE, CKA_PRIME, 0x7fffffff};
-	enum { TYPES = sizeof types / sizeof types[0] };
+		CKA_MODIFIABLE, CKA_COPYABLE, CKA_DESTROYABLE, CKA_SIGN, CKA_SENSITIVE, CKA_PRIME, 0x7fffffff,
+		CKA_EXTRACTABLE, CKA_ENCRYPT, CKA_DECRYPT, CKA_WRAP, CKA_UNWRAP};
+	enum { TYPES = sizeof types / sizeof types[0], OF_SECRET_KEYS = 5 };
 	CK_SESSION_HANDLE h;
 	struct session *s = pick_session(&h);
 	CK_OBJECT_HANDLE oh = pick_object(s, ANY);
@@ -489,9 +582,9 @@ static void get_attribute_value(void)
 		CK_ULONG need = 0;
 		const void *v;
 		bool sensitive;
-		t[i].type = types[pick(TYPES)];
+		t[i].type = types[pick(o && o->class == CKO_SECRET_KEY ? TYPES : TYPES - OF_SECRET_KEYS)];
 		v = o ? value_of(o, t[i].type, &need) : NULL;
-		sensitive = o && o->class == CKO_PRIVATE_KEY && t[i].type == CKA_VALUE;
+		sensitive = o && has_secret(o) && !readable(o) && t[i].type == CKA_VALUE;
 		room[i] = chance(3) ? need : pick(100);
 		t[i].ulValueLen = room[i];
 		t[i].pValue = chance(4) ? NULL : room_for(room[i]);

@@ -4,6 +4,8 @@
 #define OPERATIONS_H
 #include "model.h"
 
+#include <openssl/hmac.h>
+
 /* An output buffer: mostly one with room enough. */
 struct out {
 	CK_BYTE *p;
@@ -157,10 +159,24 @@ static void digest_key(void)
 	CK_SESSION_HANDLE h;
 	struct session *s = pick_ready(&h, digests);
 	CK_OBJECT_HANDLE oh = pick_object(s, ANY);
-	CK_RV want = !s ? CKR_SESSION_HANDLE_INVALID : !s->digest.active ? CKR_OPERATION_NOT_INITIALIZED :
-	             visible(s, oh) ? CKR_KEY_INDIGESTIBLE : CKR_KEY_HANDLE_INVALID;
+	const struct object *o = s ? visible(s, oh) : NULL;
+	CK_RV want = CKR_OK;
 
+	if (!s)
+		want = CKR_SESSION_HANDLE_INVALID;
+	else if (!s->digest.active)
+		want = CKR_OPERATION_NOT_INITIALIZED;
+	else if (!o)
+		want = CKR_KEY_HANDLE_INVALID;
+	else if (!readable(o))
+		want = CKR_KEY_INDIGESTIBLE;
+	else if (!secrets[o->secret])
+		want = CKR_KEY_HANDLE_INVALID;
 	CALL(want, p11->C_DigestKey(h, oh), "C_DigestKey %s %lu", show(s), oh);
+	if (want == CKR_OK) {
+		append(&s->digest.in, o->value, o->n_value);
+		s->digest.parts = true;
+	}
 }
 
 static void save_state(void)
@@ -173,7 +189,7 @@ static void save_state(void)
 
 	if (!s)
 		want = CKR_SESSION_HANDLE_INVALID;
-	else if (signs(s) || verifies(s))
+	else if (signs(s) || verifies(s) || s->encrypt.active || s->decrypt.active)
 		want = CKR_STATE_UNSAVEABLE;
 	else if (!s->digest.active)
 		want = CKR_OPERATION_NOT_INITIALIZED;
@@ -308,8 +324,10 @@ static bool same_scheme(const struct scheme *a, const struct scheme *b)
 /* key_code is what an Init function says of its key. */
 static CK_RV key_code(const struct object *o, CK_ULONG class)
 {
-	if (!o || (o->class != CKO_PRIVATE_KEY && o->class != CKO_PUBLIC_KEY))
+	if (!o || o->class == CKO_DATA || o->class == CKO_CERTIFICATE)
 		return CKR_KEY_HANDLE_INVALID;
+	if (o->class == CKO_SECRET_KEY)
+		return CKR_KEY_TYPE_INCONSISTENT;
 	return o->class == class && o->usable ? CKR_OK : CKR_KEY_FUNCTION_NOT_PERMITTED;
 }
 
@@ -333,9 +351,46 @@ static CK_RV key_now(const struct session *s, const struct operation *op)
 	return secrets[op->secret] ? CKR_OK : CKR_KEY_HANDLE_INVALID;
 }
 
+/* secret_key_code is what an operation says of a secret key: of a type, and for
+ * a use. */
+static CK_RV secret_key_code(const struct object *o, CK_ULONG type, bool use)
+{
+	if (!o || o->class == CKO_DATA || o->class == CKO_CERTIFICATE)
+		return CKR_KEY_HANDLE_INVALID;
+	if (o->class != CKO_SECRET_KEY || o->key_type != type)
+		return CKR_KEY_TYPE_INCONSISTENT;
+	return use ? CKR_OK : CKR_KEY_FUNCTION_NOT_PERMITTED;
+}
+
+static void openssl_hmac(const struct operation *op, struct bytes m, CK_BYTE mac[32])
+{
+	CHECK(HMAC(EVP_sha256(), op->key, (int)op->n_key, m.p ? m.p : (CK_BYTE *)"", m.n, mac, NULL));
+}
+
+static bool hmac_right(const struct operation *op, struct bytes m, const CK_BYTE *mac)
+{
+	CK_BYTE right[32];
+
+	openssl_hmac(op, m, right);
+	return memcmp(mac, right, 32) == 0;
+}
+
+/* hmac_verified is verified of a HMAC, whose key is needed for it. */
+static CK_RV hmac_verified(const struct session *s, const struct operation *op, struct bytes m, const CK_BYTE *mac, CK_ULONG n)
+{
+	if (n != 32)
+		return CKR_SIGNATURE_LEN_RANGE;
+	CK_RV code = key_now(s, op);
+	return code != CKR_OK ? code : hmac_right(op, m, mac) ? CKR_OK : CKR_SIGNATURE_INVALID;
+}
+
 /* signed_by checks a signature, and keeps it. */
 static void signed_by(const struct operation *op, struct bytes m, const CK_BYTE *sig)
 {
+	if (op->hmac) {
+		RULE(hmac_right(op, m, sig), "another code than OpenSSL's");
+		return;
+	}
 	if (op->scheme.variant == PURE)
 		RULE(openssl_verify(op->pub, m, sig), "the signature does not verify");
 	for (unsigned i = 0; i < n_signatures && i < MOST_SIGNATURES; i++) {
@@ -380,8 +435,10 @@ static CK_OBJECT_HANDLE key_with_signature(const struct session *s)
 }
 
 /* verified is the code of a verification. */
-static CK_RV verified(const struct operation *op, struct bytes m, const CK_BYTE *sig, CK_ULONG n)
+static CK_RV verified(const struct session *s, const struct operation *op, struct bytes m, const CK_BYTE *sig, CK_ULONG n)
 {
+	if (op->hmac)
+		return hmac_verified(s, op, m, sig, n);
 	if (n != 64)
 		return CKR_SIGNATURE_LEN_RANGE;
 	for (unsigned i = 0; i < n_signatures && i < MOST_SIGNATURES; i++) {
@@ -402,12 +459,18 @@ static void begin(enum init what)
 	CK_SESSION_HANDLE h;
 	struct session *s = pick_ready(&h, user_in);
 	bool sign = what == SIGN_INIT || what == MESSAGE_SIGN_INIT, message = what == MESSAGE_SIGN_INIT || what == MESSAGE_VERIFY_INIT;
-	CK_ULONG class = sign ? CKO_PRIVATE_KEY : CKO_PUBLIC_KEY;
-	CK_OBJECT_HANDLE oh = !sign && s && n_signatures && chance(2) ? key_with_signature(s) : pick_object(s, chance(10) ? ANY : class);
+	bool hmac = (what == SIGN_INIT || what == VERIFY_INIT) && chance(4);
+	CK_ULONG class = hmac ? CKO_SECRET_KEY : sign ? CKO_PRIVATE_KEY : CKO_PUBLIC_KEY;
+	CK_OBJECT_HANDLE oh = !hmac && !sign && s && n_signatures && chance(2) ? key_with_signature(s) : pick_object(s, chance(10) ? ANY : class);
 	const struct object *o = s ? visible(s, oh) : NULL;
 	const struct signature *g = pick_signature(o ? o->pub : NULL);
 	struct parameter q = !sign && g && chance(2) ? parameter_of(&g->scheme) : pick_parameter();
-	CK_MECHANISM m = {chance(20) ? CKM_SHA256 : CKM_EDDSA, q.p, q.n};
+	if (hmac && !chance(8)) {
+		end_parameter(&q);
+		q = (struct parameter){0};
+	} else if (hmac && q.n)
+		q.code = CKR_MECHANISM_PARAM_INVALID;
+	CK_MECHANISM m = {chance(20) ? CKM_SHA256 : hmac ? CKM_SHA256_HMAC : CKM_EDDSA, q.p, q.n};
 	CK_BYTE sig[80] = {0};
 	CK_ULONG n_sig = chance(10) ? pick(80) : 64;
 	bool null = chance(20);
@@ -421,10 +484,12 @@ static void begin(enum init what)
 		want = message ? CKR_ARGUMENTS_BAD : CKR_OK;
 	else if (sign ? signs(s) : verifies(s))
 		want = CKR_OPERATION_ACTIVE;
-	else if (m.mechanism != CKM_EDDSA)
+	else if (m.mechanism == CKM_SHA256)
 		want = CKR_MECHANISM_INVALID;
 	else if (q.code != CKR_OK)
 		want = q.code;
+	else if (hmac)
+		want = secret_key_code(o, CKK_GENERIC_SECRET, o && (sign ? o->sign : o->verify));
 	else
 		want = key_code(o, class);
 	CK_MECHANISM_PTR mp = null ? NULL : &m;
@@ -445,6 +510,9 @@ static void begin(enum init what)
 		struct process *p = what == MESSAGE_SIGN_INIT ? &s->signing : &s->verifying;
 		struct operation *op = message ? &p->op : what == SIGN_INIT ? &s->sign : what == VERIFY_INIT ? &s->verify : &s->verify_sig;
 		begin_operation(op, o, &q.scheme);
+		op->hmac = hmac;
+		if (hmac)
+			memcpy(op->key, o->value, op->n_key = o->n_value);
 		if (message)
 			p->scheme = q.scheme;
 		memcpy(op->sig, sig, sizeof sig);
@@ -463,7 +531,8 @@ static void sign(void)
 {
 	CK_SESSION_HANDLE h;
 	struct session *s = pick_ready(&h, signing_one);
-	struct out o = pick_out(64);
+	CK_ULONG need = s && s->sign.hmac ? 32 : 64;
+	struct out o = pick_out(need);
 	struct bytes in = pick_message();
 	bool final = chance(2), asked = false;
 	CK_RV want = CKR_OK;
@@ -476,7 +545,7 @@ static void sign(void)
 		want = CKR_OPERATION_NOT_INITIALIZED;
 	else if (!final && s->sign.parts)
 		want = CKR_OPERATION_ACTIVE;
-	else if (!(asked = asks(&o, 64, &want)))
+	else if (!(asked = asks(&o, need, &want)))
 		want = key_now(s, &s->sign);
 	if (final)
 		CALL(want, p11->C_SignFinal(h, OUT_P(o), OUT_N(o)), "C_SignFinal %s " OUT_FORMAT, show(s), OUT_SHOW(o));
@@ -486,7 +555,7 @@ static void sign(void)
 		signed_by(&s->sign, final ? s->sign.message : in, o.p);
 	if (s && (o.bad || (s->sign.active && !asked && want != CKR_OPERATION_ACTIVE)))
 		end_operation(&s->sign);
-	end_out(&o, want, 64, asked);
+	end_out(&o, want, need, asked);
 	clear(&in);
 }
 
@@ -535,7 +604,10 @@ static void verify(void)
 	CK_ULONG n = chance(10) ? pick(80) : 64;
 	CK_RV want = CKR_OK;
 
-	if (g)
+	if (s && s->verify.hmac) {
+		openssl_hmac(&s->verify, final ? s->verify.message : in, sig);
+		n = n == 64 ? 32 : n;
+	} else if (g)
 		memcpy(sig, g->sig, 64);
 	if (chance(6))
 		sig[pick(64)] ^= (CK_BYTE)(1 << pick(8));
@@ -546,7 +618,7 @@ static void verify(void)
 	else if (!final && s->verify.parts)
 		want = CKR_OPERATION_ACTIVE;
 	else
-		want = verified(&s->verify, final ? s->verify.message : in, sig, n);
+		want = verified(s, &s->verify, final ? s->verify.message : in, sig, n);
 	CK_BYTE *p = copy_of(sig, n);
 	if (final)
 		CALL(want, p11->C_VerifyFinal(h, p, n), "C_VerifyFinal %s %lu bytes", show(s), n);
@@ -579,7 +651,7 @@ static void verify_signature(void)
 	else if (!final && s->verify_sig.parts)
 		want = CKR_OPERATION_ACTIVE;
 	else
-		want = verified(&s->verify_sig, final ? s->verify_sig.message : in, s->verify_sig.sig, s->verify_sig.n_sig);
+		want = verified(s, &s->verify_sig, final ? s->verify_sig.message : in, s->verify_sig.sig, s->verify_sig.n_sig);
 	if (final)
 		CALL(want, p11->C_VerifySignatureFinal(h), "C_VerifySignatureFinal %s", show(s));
 	else
@@ -717,7 +789,7 @@ static void verify_message(void)
 			want = q.code;
 		if (want == CKR_OK) {
 			p->op.scheme = q.n ? q.scheme : p->scheme;
-			want = verified(&p->op, in, sig, n);
+			want = verified(s, &p->op, in, sig, n);
 			ends = true;
 		}
 	} else if (want == CKR_OK) {
@@ -727,7 +799,7 @@ static void verify_message(void)
 		} else {
 			append(&p->op.message, in.p, in.n);
 			if (last) {
-				want = verified(&p->op, p->op.message, sig, n);
+				want = verified(s, &p->op, p->op.message, sig, n);
 				ends = true;
 			}
 		}

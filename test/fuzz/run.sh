@@ -2,7 +2,8 @@
 # Fuzzes the whole module through its C functions: sequences of calls against a
 # model, from one thread (sequence.c) and from several (threads.c).
 #
-# usage: test/fuzz/run.sh [SECONDS]            new seeds for so long (default 5)
+# usage: test/fuzz/run.sh [SECONDS]            the seeds that once failed (seeds),
+#                                              then new ones for so long (default 5)
 #        test/fuzz/run.sh replay PROGRAM SEED  one of them again; a sequence that
 #                                              fails is made shorter
 #
@@ -89,6 +90,9 @@ if [ "${1:-}" = replay ]; then
 fi
 
 seconds=${1:-5}
+while read -r program seed; do
+    once "$program" "$seed" || { report "$program" "$seed"; exit 1; }
+done < <(sed '/^#/d; /^$/d' "$here/seeds")
 seed=${FUZZ_SEED:-$(od -An -N4 -tu4 /dev/urandom | tr -d ' ')}
 echo "fuzz: seeds from $seed, for $seconds seconds, $MODULE"
 runs=0 end=$((SECONDS + seconds))

@@ -9,6 +9,7 @@
 #include "model.h"
 #include "objects.h"
 #include "operations.h"
+#include "secret.h"
 #include "sessions.h"
 
 static const struct act {
@@ -19,7 +20,8 @@ static const struct act {
 	{get_session_info, 6}, {session_cancel, 4}, {login, 14}, {logout, 3}, {init_pin, 4}, {set_pin, 3}, {get_random, 1}, {absent, 1}, {restart, 1},
 	{create_object, 14}, {generate_key_pair, 8}, {copy_object, 8}, {destroy_object, 6}, {set_attribute_value, 6}, {get_attribute_value, 8},
 	{get_object_size, 1}, {find_objects_init, 8}, {find_objects, 12}, {find_objects_final, 3},
-	{digest_init, 6}, {digest, 8}, {digest_update, 5}, {digest_key, 1}, {save_state, 4}, {restore_state, 4},
+	{generate_key, 6}, {encrypt_init, 10}, {encrypt, 20}, {decrypt_init, 10}, {decrypt, 20}, {wrap_key, 10}, {unwrap_key, 10},
+	{digest_init, 6}, {digest, 8}, {digest_update, 5}, {digest_key, 2}, {save_state, 4}, {restore_state, 4},
 	{sign_init, 14}, {sign, 16}, {update, 10}, {verify_init, 10}, {verify, 12}, {verify_signature_init, 5}, {verify_signature, 6},
 	{message_sign_init, 6}, {message_verify_init, 5}, {message_begin, 8}, {sign_message, 6}, {sign_message_next, 8}, {verify_message, 10}, {message_final, 3},
 };

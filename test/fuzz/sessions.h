@@ -183,16 +183,20 @@ static void get_session_info(void)
 
 static void session_cancel(void)
 {
-	static const CK_FLAGS some[] = {0, 0x40, 0x400, 0x800, 0x2000, 0x8, 0x10, 0x2040, 0xc00, -1UL};
+	static const CK_FLAGS some[] = {0, 0x100, 0x200, 0x40, 0x400, 0x800, 0x2000, 0x8, 0x10, 0x2040, 0xc00, -1UL};
 	CK_SESSION_HANDLE h;
 	struct session *s = pick_session(&h);
-	CK_FLAGS flags = some[pick(10)];
+	CK_FLAGS flags = some[pick(12)];
 
 	CALL(s ? CKR_OK : CKR_SESSION_HANDLE_INVALID, p11->C_SessionCancel(h, flags), "C_SessionCancel %s %lx", show(s), flags);
 	if (!s)
 		return;
 	if (flags & 0x40)
 		s->find.active = false;
+	if (flags & 0x100)
+		end_cipher(&s->encrypt);
+	if (flags & 0x200)
+		end_cipher(&s->decrypt);
 	if (flags & 0x400)
 		end_digest(s);
 	if (flags & 0x800)

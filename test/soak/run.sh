@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
-# Endurance: eight processes share a token and a software TPM. Three of them
-# run on, two are killed again and again, two write to the store by the
+# Endurance: eight processes share a software TPM, and seven of them a token.
+# Three run on, two are killed again and again, two write to the store by the
 # administrator's command, one starts and leaves over and over; they fork, and
-# the TPM is stopped and started on its state.
+# the TPM is stopped and started on its state. The third of those that run on
+# never ends the module, and has a token of its own, whose objects nobody adds to.
 #
 # In the end every object that was reported as stored must be there and verify,
 # and what the processes that ran on use of memory, descriptors and threads, and
@@ -22,6 +23,8 @@ setup_lockout() { TPM2TOOLS_TCTI=swtpm:path=$WORK/tpm/s tpm2_dictionarylockout -
 ${CC:-gcc} -O1 -g -Wall -Wextra -Wno-unused-parameter -Werror -pthread -o "$WORK/worker" "$ROOT/test/soak/worker.c" -ldl -lcrypto
 MODULE=$(realpath "$MODULE")
 export MODULE
+# While the TPM is away there is the one; the other is touched when it is back.
+export AWAY=$WORK/away BACK=$WORK/back
 mkdir "$WORK/tpm" "$WORK/journal"
 # Its process is noted in a file, since a check runs in a subshell.
 start_tpm() {
@@ -30,6 +33,7 @@ start_tpm() {
         --ctrl "type=unixio,path=$WORK/tpm/s.ctrl" --flags not-need-init,startup-clear >>"$WORK/tpm/swtpm.log" 2>&1 &
     echo "$!" >"$WORK/tpm/pid"
     wait_for test -S "$WORK/tpm/s.ctrl"
+    wait_for test -S "$WORK/tpm/s"
 }
 stop_tpm() {
     local pid
@@ -39,14 +43,14 @@ stop_tpm() {
     wait_for test ! -e "/proc/$pid/exe"
 }
 
-workers=() killed=() loops=()
+workers=() loops=() assassins=()
 stop_all() {
     touch "$WORK/over"
     local pid
-    for pid in "${workers[@]}" "${killed[@]}"; do
+    for pid in "${workers[@]}"; do
         kill "$pid" 2>/dev/null || true
     done
-    for pid in "${loops[@]}"; do
+    for pid in "${loops[@]}" "${assassins[@]}"; do
         wait "$pid" 2>/dev/null || true
     done
     [ ! -e "$WORK/tpm/pid" ] || stop_tpm
@@ -57,7 +61,7 @@ start_tpm
 setup_lockout
 make_conf "$WORK/tpm"
 printf 123456 >"$WORK/pin"
-"$WORK/worker" init
+"$WORK/worker" init soak steady
 
 complain() {
     echo "soak: $*" >&2
@@ -65,16 +69,19 @@ complain() {
 }
 
 # Three that run on.
-for n in 1 2 3; do
-    "$WORK/worker" load "$WORK/journal/steady$n" "$n" >"$WORK/out$n" 2>&1 &
+for n in 1 2; do
+    "$WORK/worker" load soak "$WORK/journal/steady$n" "$n" >"$WORK/out$n" 2>&1 &
     workers+=($!)
 done
+# What its login has needed of memory is to go back soon: Go collects early.
+GOGC=10 "$WORK/worker" stay steady "$WORK/journal-steady" 3 >"$WORK/out3" 2>&1 &
+workers+=($!)
 # Two that are killed.
 assassin() {
     local pid round
     for ((round = 0; ; round++)); do
-        [ ! -e "$WORK/over" ] || return 0
-        "$WORK/worker" load "$WORK/journal/killed$1-$round" "$1$round" >"$WORK/killed.out$1" 2>&1 &
+        [ ! -e "$WORK/over" ] && [ ! -e "$WORK/mercy" ] || return 0
+        "$WORK/worker" load soak "$WORK/journal/killed$1-$round" "$1$round" >"$WORK/killed.out$1" 2>&1 &
         pid=$!
         sleep "$((RANDOM % 4)).$((RANDOM % 10))"
         if ! kill -KILL "$pid" 2>/dev/null; then
@@ -89,7 +96,7 @@ visitor() {
     local round pid status
     for ((round = 0; ; round++)); do
         [ ! -e "$WORK/over" ] || return 0
-        "$WORK/worker" load "$WORK/journal/visit-$round" "7$round" >"$WORK/visit.out" 2>&1 &
+        "$WORK/worker" load soak "$WORK/journal/visit-$round" "7$round" >"$WORK/visit.out" 2>&1 &
         pid=$!
         sleep "1.$((RANDOM % 10))"
         kill -TERM "$pid" 2>/dev/null || true
@@ -101,28 +108,35 @@ visitor() {
 }
 # Two writers with the command: they make a key, and delete the one before it.
 writer() {
-    local round label before='' status
+    local round label before=''
+    # may_fail ARGUMENT...: the command, which fails only where the TPM was away.
+    may_fail() {
+        touch "$WORK/writer.began$1"
+        "$COMMAND" "${@:2}" >"$WORK/writer.out$1" 2>&1 && return 0
+        if [ -e "$AWAY" ] || [ "$BACK" -nt "$WORK/writer.began$1" ]; then
+            echo "$(date +%T) $(tail -n 2 "$WORK/writer.out$1")" >>"$WORK/writer.errors"
+        else
+            complain "icn-p11 ${*:2}: $(cat "$WORK/writer.out$1")"
+        fi
+        return 1
+    }
     for ((round = 0; ; round++)); do
         [ ! -e "$WORK/over" ] || return 0
         label=writer$1-$round
-        status=0
-        "$COMMAND" key generate soak --label "$label" --pin-source "file:$WORK/pin" >"$WORK/writer.out$1" 2>&1 || status=$?
-        if [ "$status" = 0 ]; then
-            echo "stored $label $("$COMMAND" key export-public soak "$label" --format hex)" >>"$WORK/journal/writer$1"
-            if [ -n "$before" ]; then
-                echo "going $before " >>"$WORK/journal/writer$1"
-                "$COMMAND" key delete soak "$before" --yes --pin-source "file:$WORK/pin" >"$WORK/writer.out$1" 2>&1 ||
-                    [ -e "$WORK/away" ] || echo "$(date +%T) $(tail -n 2 "$WORK/writer.out$1")" >>"$WORK/writer.errors"
-            fi
-            before=$label
-        else
-            echo "$(date +%T) $(tail -n 2 "$WORK/writer.out$1")" >>"$WORK/writer.errors"
+        may_fail "$1" key generate soak --label "$label" --pin-source "file:$WORK/pin" || continue
+        may_fail "$1" key export-public soak "$label" --format hex || continue
+        echo "stored $label $(cat "$WORK/writer.out$1")" >>"$WORK/journal/writer$1"
+        if [ -n "$before" ]; then
+            echo "going $before " >>"$WORK/journal/writer$1"
+            may_fail "$1" key delete soak "$before" --yes --pin-source "file:$WORK/pin" || true
         fi
+        before=$label
     done
 }
+assassins=()
 for n in 1 2; do
     assassin "$n" &
-    loops+=($!)
+    assassins+=($!)
     writer "$n" &
     loops+=($!)
 done
@@ -154,17 +168,47 @@ use() {
     echo "${least[*]}"
 }
 
+# resident: what of the process that never ends the module is resident, in KiB,
+# five times a second, with the time.
+resident() {
+    local key value status
+    while [ ! -e "$WORK/over" ] && status=$(<"/proc/${workers[2]}/status"); do
+        while read -r key value _; do
+            [ "$key" != VmRSS: ] || echo "$((SECONDS - began)) $value"
+        done <<<"$status"
+        sleep 0.2
+    done 2>/dev/null >"$WORK/resident"
+}
+# median FROM: of what was resident in a sixth of the time.
+median() {
+    awk -v from="$1" -v to="$(($1 + seconds / 6))" '$1 >= from && $1 < to {print $2}' "$WORK/resident" | sort -n | awk '{v[NR] = $1} END {print v[int((NR + 1) / 2)]}'
+}
+
+# handles KIND...: how many the TPM has.
+handles() {
+    local kind
+    for kind in "$@"; do
+        TPM2TOOLS_TCTI=swtpm:path=$WORK/tpm/s tpm2_getcap "handles-$kind"
+    done | grep -c 0x || true
+}
+
 began=$SECONDS restarts=0
-: >"$WORK/before"
-: >"$WORK/writer.errors"
-while [ $((SECONDS - began)) -lt "$seconds" ] && [ ! -e "$WORK/bad" ]; do
-    sleep 3
-    touch "$WORK/away"
+restart_tpm() {
+    touch "$AWAY"
     stop_tpm
     sleep "0.$((RANDOM % 10))"
     start_tpm
-    rm "$WORK/away"
+    touch "$BACK"
+    rm "$AWAY"
     restarts=$((restarts + 1))
+}
+: >"$WORK/before"
+: >"$WORK/writer.errors"
+resident &
+loops+=($!)
+while [ $((SECONDS - began)) -lt "$seconds" ] && [ ! -e "$WORK/bad" ]; do
+    sleep 3
+    restart_tpm
     for pid in "${workers[@]}"; do
         [ -e "/proc/$pid/status" ] || complain "a process has ended: $(cat "$WORK"/out?)"
     done
@@ -172,8 +216,19 @@ while [ $((SECONDS - began)) -lt "$seconds" ] && [ ! -e "$WORK/bad" ]; do
         for pid in "${workers[@]}"; do use "$pid"; done >"$WORK/before"
     fi
 done
-[ -e "$WORK/bad" ] || for pid in "${workers[@]}"; do use "$pid"; done >"$WORK/after"
-
+touch "$WORK/mercy"
+for pid in "${assassins[@]}"; do wait "$pid" || complain "a loop ended with $?"; done
+assassins=()
+if [ ! -e "$WORK/bad" ]; then
+    for pid in "${workers[@]}"; do use "$pid"; done >"$WORK/after"
+    # What killed processes have left in the TPM goes; what then is there between
+    # two transactions, of which the TPM does one at a time, is of the others.
+    restart_tpm
+    for ((n = 0; n < 10; n++)); do
+        sleep 0.5
+        handles transient loaded-session saved-session
+    done >"$WORK/held"
+fi
 touch "$WORK/over"
 for pid in "${workers[@]}"; do
     kill -TERM "$pid" 2>/dev/null || true
@@ -190,24 +245,33 @@ flat() {
     paste -d' ' "$WORK/before" "$WORK/after" | awk -v c="$2" -v a="$3" -v name="$1" \
         '{print "process " NR ": " name " " $c " after the warm-up, " $(c + 3) " at the end"} $(c + 3) > $c + a {bad = 1} END {exit NR != 3 || bad}'
 }
-# What is in a TPM that everybody has left in order.
-handles() {
-    local kind
-    for kind in handles-transient handles-loaded-session handles-saved-session handles-persistent; do
-        TPM2TOOLS_TCTI=swtpm:path=$WORK/tpm/s tpm2_getcap "$kind"
-    done | grep -c 0x || true
+# few_missed: of the calls of those that ran on.
+few_missed() {
+    awk '{print "process " NR ": " $0} $1 < 4 * $3 {bad = 1} END {exit NR != 3 || bad}' "$WORK"/out?
 }
+resident_flat() {
+    local early late
+    early=$(median "$warm") late=$(median $((seconds - seconds / 6)))
+    echo "$early KiB after the warm-up, $late at the end"
+    [ "$late" -le $((early + 1024)) ]
+}
+none_held() {
+    echo "handles in the TPM: $(tr '\n' ' ' <"$WORK/held")"
+    [ "$(sort -u "$WORK/held")" = 0 ]
+}
+# What is in a TPM that everybody has left in order.
+all_kinds=(transient loaded-session saved-session persistent)
 nothing_left() {
     local before after
     stop_tpm
     start_tpm
-    before=$(handles)
-    "$WORK/worker" load "$WORK/journal/alone" 99 &
+    before=$(handles "${all_kinds[@]}")
+    "$WORK/worker" load soak "$WORK/journal/alone" 99 &
     local pid=$!
     sleep 3
     kill -TERM "$pid"
     wait "$pid"
-    after=$(handles)
+    after=$(handles "${all_kinds[@]}")
     echo "$before handles in the TPM before, $after after"
     [ "$before" = "$after" ]
 }
@@ -219,6 +283,17 @@ if [ -s "$WORK/after" ]; then
     most=$(($(cut -d' ' -f1 "$WORK/before" | sort -n | tail -n 1) / 10 + 4096 + 19456))
     check "memory is flat (KiB)" flat "peak RSS" 1 "$most"
     cat "$WORK/out"
+    # It takes a minute until what a login needed is back with the kernel.
+    if [ "$warm" -ge 60 ]; then
+        check "what is resident of the process that never ended the module is flat" resident_flat
+        cat "$WORK/out"
+    else
+        echo "     what is resident is looked at in a run of 180 seconds or more"
+    fi
+    check "most calls found the TPM" few_missed
+    cat "$WORK/out"
+    check "no handle is left between transactions" none_held
+    cat "$WORK/out"
     check "descriptors are flat" flat descriptors 2 0
     cat "$WORK/out"
     check "threads are flat" flat threads 3 2
@@ -226,7 +301,9 @@ if [ -s "$WORK/after" ]; then
 fi
 check "nothing is left in the TPM" nothing_left
 tail -n 1 "$WORK/out"
-check "all that was reported as stored is there and verifies" "$WORK/worker" check "$WORK"/journal/*
+check "all that was reported as stored is there and verifies" "$WORK/worker" check soak "$WORK"/journal/*
+cat "$WORK/out"
+check "the same of the process that never ended the module" "$WORK/worker" check steady "$WORK/journal-steady"
 cat "$WORK/out"
 if [ -s "$WORK/writer.errors" ]; then
     echo "what the command said when it failed:"
