@@ -14,16 +14,16 @@ import (
 	"github.com/InterCooperative-Network/icn-p11/sealstore/memseal"
 )
 
-// kept is a TPM that outlives the process that uses it.
-type kept struct{ sealstore.Sealer }
+// survivor is a TPM that outlives the process that uses it.
+type survivor struct{ sealstore.Sealer }
 
-func (kept) Close() error { return nil }
+func (survivor) Close() error { return nil }
 
 // A process that had to read many objects leaves a snapshot of them to the next
 // one, but not of a token that is said to be read-only.
 func TestSnapshotForTheNext(t *testing.T) {
 	const many = 600
-	dir, dev := t.TempDir(), kept{memseal.New()}
+	dir, dev := t.TempDir(), survivor{memseal.New()}
 	must(t, os.Chmod(dir, 0o700))
 	start := func(readOnly bool) *Module {
 		m, cfg, log := NewModule(), config.Default(), slog.New(slog.DiscardHandler)
