@@ -448,6 +448,9 @@ static void fork_child(void)
 static void register_fork_handlers(void)
 {
 	pthread_atfork(fork_prepare, fork_parent, fork_child);
+	/* A fork that has begun runs none of them, and its child must notice that
+	 * before it waits for a lock that its parent held. */
+	take_owner(OURS);
 }
 
 /* settle notices that this process is the child of a clone() that ran no

@@ -289,6 +289,38 @@ static void racing_initialize(void)
 	}
 }
 
+/* A clone that runs no handlers, as a fork does that began before the module
+ * had any: the child must not wait for a lock of a thread that it has not got.
+ * That it may inherit a locked malloc is its maker's affair, so one may hang. */
+static void racing_raw_clone(void)
+{
+	int hung = 0;
+
+	load_module();
+	for (int i = 0; i < 30; i++) {
+		int st;
+		pid_t round = fork();
+		if (round == 0) {
+			pthread_t t;
+			deadline(120);
+			CHECK(pthread_create(&t, NULL, initialize, NULL) == 0);
+			for (int spin = 0; spin < i * 100; spin++)
+				sched_yield();
+			pid_t pid = raw_fork();
+			if (pid == 0) {
+				deadline(30);
+				OK(p11->C_Initialize(NULL));
+				_exit(0);
+			}
+			CHECK(waitpid(pid, &st, 0) == pid);
+			_exit(WIFSIGNALED(st) && WTERMSIG(st) == SIGALRM ? 2 : WIFEXITED(st) && WEXITSTATUS(st) == 0 ? 0 : 1);
+		}
+		CHECK(waitpid(round, &st, 0) == round && WIFEXITED(st) && WEXITSTATUS(st) != 1);
+		hung += WEXITSTATUS(st) == 2;
+		CHECK(hung <= 1);
+	}
+}
+
 static void *forker(void *arg)
 {
 	(void)arg;
@@ -621,6 +653,7 @@ int main(int argc, char **argv)
 	in_child("chroot", chrooted);
 	upgrades();
 	in_child("fork during C_Initialize", racing_initialize);
+	in_child("raw clone during C_Initialize", racing_raw_clone);
 	in_child("forking threads, C_Initialize cycles", forking_threads_and_cycles);
 	in_child("system, posix_spawn, vfork, fork and exec", spawning);
 	in_child("200 forks while signing", busy_200);
