@@ -15,6 +15,16 @@ import (
 // fuzzKey is the key of the mechanisms whose parameters are fuzzed.
 var fuzzKey = bytes.Repeat([]byte{7}, 32)
 
+// reuse writes something else to the caller's memory, which is free again once
+// an Init function has returned.
+func reuse(memory ...[]byte) {
+	for _, p := range memory {
+		for i := range p {
+			p[i]++
+		}
+	}
+}
+
 // accepts checks that a parameter is refused with the one code that there is for
 // it, or is right. What is no structure at all never is.
 func accepts(t *testing.T, what string, err error, right bool) bool {
@@ -65,11 +75,7 @@ func FuzzAEADParams(f *testing.F) {
 		if !accepts(t, "parameter", err, right) {
 			return
 		}
-		for _, p := range [][]byte{param.Nonce, param.AAD} { // the caller's memory is free again
-			for i := range p {
-				p[i]++
-			}
-		}
+		reuse(param.Nonce, param.AAD)
 		param = &AEADParams{Nonce: nonce, AAD: aad, TagBits: tag}
 		sealed, err := run.next(fuzzKey, false, text, true)
 		if err != nil || len(sealed) != len(text)+int(tag/8) {
@@ -271,11 +277,7 @@ func FuzzHKDFParams(f *testing.F) {
 		if !accepts(t, "parameter", err, right) {
 			return
 		}
-		for _, p := range [][]byte{param.Salt, param.Info} { // the caller's memory is free again
-			for i := range p {
-				p[i]++
-			}
-		}
+		reuse(param.Salt, param.Info)
 		if d.class() != CKO_SECRET_KEY || (d.second() != 0) != keyed || keyed && d.second() != ObjectHandle(saltKey) || d.usual() > d.most() {
 			t.Errorf("class %d, another key %d, %d bytes of %d", d.class(), d.second(), d.usual(), d.most())
 		}

@@ -398,23 +398,16 @@ func list(dir *os.File) ([]string, error) {
 // listObjects lists the objects whose files are in a directory, in order, and
 // the names of what no object's file is called.
 func listObjects(dir *os.File) (ids []ID, foreign []string, err error) {
-	if _, err := dir.Seek(0, io.SeekStart); err != nil {
+	names, err := list(dir)
+	if err != nil {
 		return nil, nil, err
 	}
-	for {
-		names, err := dir.Readdirnames(1024)
-		for _, n := range names {
-			if id, ok := parseID(n); ok {
-				ids = append(ids, id)
-			} else if !strings.HasPrefix(n, tempPrefix) {
-				foreign = append(foreign, n)
-			}
-		}
-		if err == io.EOF {
-			break
-		}
-		if err != nil {
-			return nil, nil, err
+	ids = make([]ID, 0, len(names))
+	for _, n := range names {
+		if id, ok := parseID(n); ok {
+			ids = append(ids, id)
+		} else if !strings.HasPrefix(n, tempPrefix) {
+			foreign = append(foreign, n)
 		}
 	}
 	slices.SortFunc(ids, ID.compare)

@@ -293,6 +293,13 @@ static inline void add_bool(struct template *t, CK_ATTRIBUTE_TYPE type, bool val
 	add(t, type, &b, 1);
 }
 
+/* drop_first takes the first attribute off a template. */
+static inline void drop_first(struct template *t)
+{
+	free(t->a[0].pValue);
+	memmove(&t->a[0], &t->a[1], --t->n * sizeof t->a[0]);
+}
+
 static inline void free_template(struct template *t)
 {
 	for (CK_ULONG i = 0; i < t->n; i++)

@@ -293,8 +293,7 @@ static void create_object(void)
 		want = late;
 	bool missing = chance(20), null = chance(20);
 	if (missing) { /* what every object needs goes before all else */
-		free(t.a[0].pValue);
-		memmove(&t.a[0], &t.a[1], --t.n * sizeof t.a[0]);
+		drop_first(&t);
 		want = CKR_TEMPLATE_INCOMPLETE;
 	}
 	if (!s)

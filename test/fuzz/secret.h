@@ -454,8 +454,7 @@ static void unwrap_key(void)
 	if (s && chance(8))
 		bad = defect(&t, s, o->class);
 	if (chance(15)) { /* what must be there is looked for before all else */
-		free(t.a[0].pValue);
-		memmove(&t.a[0], &t.a[1], --t.n * sizeof t.a[0]);
+		drop_first(&t);
 		bad = CKR_TEMPLATE_INCOMPLETE;
 	}
 	if (!s)
